@@ -64,8 +64,7 @@ class Schedule:
         """Each stage with the number of steps it has within the first ``steps`` steps of a run."""
         ends = [stage.first_step for stage in self.stages[1:]] + [max(steps, self.stages[-1].first_step)]
         return [
-            (stage, max(0, min(end, steps) - stage.first_step))
-            for stage, end in zip(self.stages, ends, strict=True)
+            (stage, max(0, min(end, steps) - stage.first_step)) for stage, end in zip(self.stages, ends, strict=True)
         ]
 
     def tokens_per_position(self, steps: int) -> int:
@@ -79,3 +78,39 @@ class Schedule:
     def as_dict(self) -> list[dict[str, int | bool]]:
         """JSON form, kept in checkpoints to refuse a resume under another schedule."""
         return [asdict(stage) for stage in self.stages]
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Learning-rate factor by optimizer step: linear warm-up, a plateau at 1, linear decay over the last steps.
+
+    Args:
+        warmup_steps: steps to reach the full rate.
+        decay_ratio: share of the run, at its end, that decays (the paper: 0.1).
+        final_ratio: factor that the decay ends at.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    warmup_steps: int = 0
+    decay_ratio: float = 0.1
+    final_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps={self.warmup_steps}: give 0 or more steps")
+        for name in ("decay_ratio", "final_ratio"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"{name}={value}: give a share between 0 and 1")
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Factor for optimizer step ``step`` (from 0) of a run of ``max_steps``."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        decay_steps = round(self.decay_ratio * max_steps)
+        remaining = max_steps - step
+        if remaining >= decay_steps:
+            return 1.0
+        return self.final_ratio + (1 - self.final_ratio) * max(0, remaining) / decay_steps

@@ -1,0 +1,44 @@
+# Every target does its own set-up: a virtual environment in .venv with the pinned versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint format benchmarks clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s%s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else \
+		"error: Python %d.%d found, 3.11 or later needed: call make PYTHON=python3.11 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	@echo "Installing the pinned packages into $(VENV): several GB, some minutes, once."
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## from nothing to a report: prepare text, train baseline and TST, evaluate, compare (about 20 min)
+	$(BIN)/tst-lightning compare --config configs/experiments/demo.yaml
+
+test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not shared'
+
+slow: $(READY)  ## the slow tests as well
+	$(BIN)/python -m pytest -m 'not gpu and not shared'
+
+lint: $(READY)  ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: $(READY)  ## time the losses and the preparation, side by side
+	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/prepare.py
+
+clean:  ## remove the virtual environment and caches (not data or results)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,108 @@
+"""Throughput: how fast the run is, how long it still takes, in a file that others may watch."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Measure training time without validation and keep ``progress.json`` in the run's folder current.
+
+    Lightning's ``ThroughputMonitor`` synchronises the device on every batch; this reads a clock every
+    ``every_n_seconds`` instead, so rates are means over that time and cost nothing.
+
+    Logs ``progress/train_seconds`` at every validation. The file holds ``step``, ``max_steps``, ``phase``,
+    ``bag_size``, ``data_tokens``, ``positions``, ``flops`` (exact integers), ``train_seconds``,
+    ``positions_per_second`` (since the last writing), ``recovery_step`` and ``done``.
+
+    Args:
+        every_n_seconds: least time between two writings of the file.
+    """
+
+    def __init__(self, every_n_seconds: float = 5.0) -> None:
+        self.every_n_seconds = every_n_seconds
+        self._train_seconds = 0.0
+        self._running_since: float | None = None
+        self._last_written: tuple[float, int] | None = None
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent training, over all sessions of a resumed run, validation left out."""
+        running = 0.0 if self._running_since is None else time.monotonic() - self._running_since
+        return self._train_seconds + running
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._resume_clock()
+        self._last_written = (self.train_seconds, trainer.global_step)
+        self._write(trainer, pl_module, rate=None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        seconds, step = self._last_written
+        elapsed = self.train_seconds - seconds
+        if elapsed < self.every_n_seconds or trainer.global_step == step:
+            return
+        steps = trainer.global_step - step
+        positions = pl_module.progress(trainer.global_step)["progress/positions"]
+        rate = positions / trainer.global_step * steps / elapsed
+        self._last_written = (self.train_seconds, trainer.global_step)
+        self._write(trainer, pl_module, rate)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_clock()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics({"progress/train_seconds": self.train_seconds}, step=trainer.global_step)
+            # What was measured before a checkpoint must survive a kill after it.
+            if hasattr(logger.experiment, "flush"):
+                logger.experiment.flush()
+        self._resume_clock()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_clock()
+        self._write(trainer, pl_module, rate=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": 1, "train_seconds": self.train_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._train_seconds = state_dict["train_seconds"]
+
+    def _resume_clock(self) -> None:
+        self._running_since = time.monotonic()
+
+    def _stop_clock(self) -> None:
+        self._train_seconds = self.train_seconds
+        self._running_since = None
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, rate: float | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        step, schedule = trainer.global_step, trainer.datamodule.schedule
+        numbers = {name.removeprefix("progress/"): n for name, n in pl_module.progress(step).items()}
+        recovery = schedule.stages[-1].first_step
+        if rate is None and self.train_seconds > 0 and step > 0:
+            rate = numbers["positions"] / self.train_seconds
+        content = {
+            "step": step,
+            "max_steps": trainer.max_steps,
+            "phase": "superposition" if schedule.stage(step).superposed else "next-token",
+            **numbers,
+            "train_seconds": self.train_seconds,
+            "positions_per_second": rate,
+            "recovery_step": recovery,
+            "done": step >= trainer.max_steps,
+        }
+        path = Path(trainer.default_root_dir) / "progress.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".json.partial")
+        aside.write_text(json.dumps(content, indent=1))
+        os.replace(aside, path)

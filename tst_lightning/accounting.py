@@ -1,0 +1,55 @@
+"""What a run has cost and read, from its shapes and its schedule alone.
+
+FLOPs are counted structurally, per position and for forward and backward together: 6 for every weight of a
+matrix product (the head included, the input embedding's table look-up not) and ``12 * width * L`` for the two
+attention products of each layer, causal masking not discounted (the convention of PaLM, arXiv 2204.02311,
+appendix B). Averaging a bag's embeddings costs ``s * d`` additions a position and is not counted.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from tst_lightning.schedule import Schedule
+
+
+def matrix_parameters(model: nn.Module) -> int:
+    """Weights that take part in a matrix product for every position; a tied head counts, its table does not."""
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+
+
+def flops_per_position(model: nn.Module, sequence_length: int) -> int:
+    """Training FLOPs (forward and backward) of one position in a row of ``sequence_length``.
+
+    Args:
+        model: a Hugging Face causal LM; its ``config`` gives layers and attention width.
+        sequence_length: ``L``, positions of a row.
+    """
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention_width = config.num_attention_heads * head_dim
+    return 6 * matrix_parameters(model) + 12 * config.num_hidden_layers * attention_width * sequence_length
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Exact counts after any number of optimizer steps, over all devices.
+
+    Args:
+        schedule: bag size by step.
+        positions_per_step: rows x ``L`` of one optimizer step, over micro-batches and devices.
+        flops_per_position: see ``flops_per_position``.
+    """
+
+    schedule: Schedule
+    positions_per_step: int
+    flops_per_position: int
+
+    def after(self, steps: int) -> dict[str, int]:
+        """Data tokens (tokens that were targets or would be with ``s = 1``), positions and FLOPs so far."""
+        positions = self.positions_per_step * steps
+        return {
+            "data_tokens": self.positions_per_step * self.schedule.tokens_per_position(steps),
+            "positions": positions,
+            "flops": positions * self.flops_per_position,
+        }

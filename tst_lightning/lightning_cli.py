@@ -1,0 +1,108 @@
+"""``fit``, ``validate`` and ``test``: LightningCLI over CausalLMModule and TokenDataModule."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from tst_lightning.data.datamodule import TokenDataModule
+from tst_lightning.module import CausalLMModule
+from tst_lightning.parsing import as_user_error
+
+PARSER = {name: {"exit_on_error": False} for name in ("fit", "validate", "test")}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Keeps the resolved config as ``config.yaml`` in the run's folder, once training really starts.
+
+    Lightning's own saves in ``setup``, which would overwrite a run's config with that of a refused resume, and
+    also while validating.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: the run may still be refused."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI whose runs live in ``trainer.default_root_dir``: log, config, checkpoints, evaluation."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            CausalLMModule,
+            TokenDataModule,
+            seed_everything_default=0,
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            **kwargs,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+
+    def before_instantiate_classes(self) -> None:
+        """Log to TensorBoard in the run's folder unless the config says otherwise; only while fitting."""
+        trainer = self.config[self.subcommand].trainer
+        if self.subcommand != "fit":
+            trainer.logger = False
+        elif trainer.logger is None or trainer.logger is True:
+            folder = trainer.default_root_dir or "."
+            trainer.logger = Namespace(
+                class_path="lightning.pytorch.loggers.TensorBoardLogger",
+                init_args=Namespace(save_dir=folder, name="", version=""),
+            )
+
+
+class _Parsed(Exception):
+    """Carries a parsed config out of LightningCLI before it builds anything."""
+
+
+class _ParseOnly(RunCLI):
+    def before_instantiate_classes(self) -> None:
+        raise _Parsed
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run ``fit``, ``validate`` or ``test``.
+
+    Raises:
+        UserError: an argument or a config that does not parse.
+    """
+    _quiet()
+    with as_user_error():
+        # LightningCLI warns of arguments that stand beside those of the command line; None means the latter.
+        same = list(arguments) == sys.argv[1:]
+        RunCLI(args=None if same else list(arguments), parser_kwargs=PARSER)
+
+
+def parse_fit(arguments: Sequence[str]) -> None:
+    """Check the arguments of a ``fit`` (what follows the command's name) without building anything.
+
+    Raises:
+        UserError: they would not parse.
+    """
+    with as_user_error(), contextlib.suppress(_Parsed):
+        _ParseOnly(args=["fit", *arguments], parser_kwargs=PARSER)
+
+
+def _quiet() -> None:
+    """Silence warnings that a user can do nothing about; each is about how libraries call one another."""
+    for message in (
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*does not have many workers.*",
+        ".*LightningCLI's args.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,216 @@
+"""CausalLMModule: a LightningModule that trains any Hugging Face causal LM from scratch or from a checkpoint.
+
+The model is not changed. Its body gives the last hidden state, its head's weight goes to the loss; what a
+position reads and predicts is the batch's shape, ``(B, L+1, s)``. See ``bags`` for the idea.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from tst_lightning.accounting import Accounting, flops_per_position
+from tst_lightning.bags import shift
+from tst_lightning.errors import UserError
+from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.schedule import Schedule, WarmupStableDecay
+
+
+class CausalLMModule(L.LightningModule):
+    """Trains a causal language model; next-token training unless a callback changes ``loss`` and the data.
+
+    Logs ``train/loss``, ``train/learning_rate`` and ``progress/*`` every ``log_every_n_steps`` optimizer steps
+    without synchronising the device for them, and at each validation ``val/loss`` (next token, always, in
+    nats), ``val/perplexity`` and ``val/bits_per_byte``.
+
+    Args:
+        config: a Hugging Face configuration, such as ``class_path: transformers.LlamaConfig``; the model starts
+            from random weights.
+        pretrained: instead of ``config``, a folder or hub name to start from.
+        init_seed: seed of the random weights, apart from every other seed.
+        optimizer: from parameter groups to an optimizer. Weight decay acts on matrices only: the second group
+            (vectors) comes with ``weight_decay=0``.
+        learning_rate_schedule: factor by optimizer step.
+        loss: loss of a training step; leave it alone, ``SuperpositionCallback`` changes it.
+
+    Raises:
+        UserError: both or neither of ``config`` and ``pretrained``.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig | None = None,
+        pretrained: str | None = None,
+        init_seed: int = 0,
+        optimizer: OptimizerCallable = lambda groups: torch.optim.AdamW(
+            groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1
+        ),
+        learning_rate_schedule: WarmupStableDecay = WarmupStableDecay(),  # noqa: B008 (frozen)
+        loss: MultiHotCrossEntropy = MultiHotCrossEntropy(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        if (config is None) == (pretrained is None):
+            raise UserError(
+                "a model needs exactly one of `model.config` (random weights) and `model.pretrained` "
+                f"(a folder or hub name), got {'both' if config else 'neither'}"
+            )
+        self.config = load_config(pretrained) if config is None else config
+        self.pretrained = pretrained
+        self.init_seed = init_seed
+        self.optimizer_factory = optimizer
+        self.learning_rate_schedule = learning_rate_schedule
+        self.loss: Callable[[Tensor, Tensor, Tensor], Tensor] = loss
+        self.next_token_loss = MultiHotCrossEntropy(impl=loss.impl)
+        self.mean_val_loss = MeanMetric()
+        self.model: nn.Module | None = None
+
+    # Model ----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that the model cannot read, before anything is built."""
+        data = self.trainer.datamodule
+        config = self.config.get_text_config()
+        vocab_size = getattr(data, "vocab_size", None)
+        if vocab_size is not None and vocab_size > config.vocab_size:
+            raise UserError(
+                f"the data's vocabulary has {vocab_size} tokens, the model's {config.vocab_size}: "
+                f"set the model's vocab_size to {vocab_size} or more"
+            )
+        positions = getattr(config, "max_position_embeddings", None)
+        length = getattr(data, "sequence_length", None)
+        if positions is not None and length is not None and length > positions:
+            raise UserError(
+                f"sequence_length={length} is longer than the model's {positions} positions: "
+                "shorten it or raise max_position_embeddings"
+            )
+
+    def configure_model(self) -> None:
+        """Build the model once, from ``init_seed`` whatever was drawn before."""
+        if self.model is not None:
+            return
+        with isolate_rng():
+            torch.manual_seed(self.init_seed)
+            if self.pretrained is None:
+                self.model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+            else:
+                self.model = AutoModelForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
+        self.model.train()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding that superposition acts on."""
+        return self.model.get_input_embeddings()
+
+    def forward(self, inputs: Tensor, targets: Tensor, loss: MultiHotCrossEntropy) -> Tensor:
+        """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids."""
+        if inputs.shape[-1] == 1:
+            inputs = inputs.squeeze(-1)
+        head = self.model.get_output_embeddings()
+        if head.bias is None and not _rescales_logits(self.config):
+            hidden = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+            return loss(hidden, head.weight, targets)
+        return loss.from_logits(self.model(input_ids=inputs, use_cache=False).logits, targets)
+
+    # Training -------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of ``batch["tokens"]``, bags ``(B, L+1, s)``."""
+        inputs, targets = shift(batch["tokens"])
+        loss = self(inputs, targets, self.loss)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log where the run is: plain numbers, known without asking the device."""
+        step = self.trainer.global_step
+        if (step + 1) % self.trainer.log_every_n_steps == 0:
+            rate = {"train/learning_rate": optimizer.param_groups[0]["lr"]}
+            self._log_numbers(rate | self.progress(step + 1), step + 1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The injected optimizer, and the schedule stepping once per optimizer step."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups: Iterable[dict[str, Any]] = [
+            {"params": [parameter for parameter in trainable if parameter.ndim >= 2]},
+            {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer_factory(groups)
+        max_steps = self.trainer.max_steps
+        schedule = LambdaLR(optimizer, lambda step: self.learning_rate_schedule.factor(step, max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Validation: always next-token ----------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Accumulate the next-token loss of single-token windows ``(B, L+1, 1)``."""
+        inputs, targets = shift(batch["tokens"])
+        self.mean_val_loss.update(self(inputs, targets, self.next_token_loss), weight=targets.numel())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean next-token loss in nats, its exponential, and bits per byte of text."""
+        loss = self.mean_val_loss.compute()
+        self.mean_val_loss.reset()
+        values = {"val/loss": loss, "val/perplexity": loss.exp()}
+        bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
+        if bytes_per_token:
+            values["val/bits_per_byte"] = loss / math.log(2) / bytes_per_token
+        self.log_dict(values)
+        if not self.trainer.sanity_checking:
+            self._log_numbers(self.progress(self.trainer.global_step), self.trainer.global_step)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    # Accounting -----------------------------------------------------------------------------------------
+
+    def progress(self, steps: int) -> dict[str, int]:
+        """``progress/*`` after ``steps`` optimizer steps: bag size, data tokens, positions, FLOPs.
+
+        Counts over all devices, exact, from the schedule alone (``accounting``).
+        """
+        data = self.trainer.datamodule
+        schedule = getattr(data, "schedule", Schedule())
+        rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        per_position = flops_per_position(self.model, data.sequence_length)
+        counts = Accounting(schedule, rows * data.sequence_length, per_position).after(steps)
+        counts["bag_size"] = schedule.bag_size(max(0, steps - 1))
+        return {f"progress/{name}": value for name, value in counts.items()}
+
+    def _log_numbers(self, numbers: dict[str, float], step: int) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(numbers, step=step)
+
+    # Checkpoints ----------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the model without this class: its configuration and the data it was trained on."""
+        checkpoint["hugging_face_config"] = self.config.to_dict()
+        checkpoint["data_dir"] = str(getattr(self.trainer.datamodule, "data_dir", ""))
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """Configuration of a folder or hub model.
+
+    Raises:
+        UserError: neither a folder with a ``config.json`` nor a model that the hub gives.
+    """
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        kind = "folder without a usable config.json" if Path(name).is_dir() else "neither a folder nor on the hub"
+        raise UserError(f"cannot start from '{name}', {kind}: {str(error).splitlines()[0]}") from error
+
+
+def _rescales_logits(config: PretrainedConfig) -> bool:
+    """Whether the model does more to its logits than multiply by the head (Gemma 2, Cohere, Granite)."""
+    config = config.get_text_config()
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return any(getattr(config, name, None) not in (None, 1, 1.0) for name in names)
