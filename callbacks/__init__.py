@@ -1,7 +1,7 @@
 """Lightning callbacks, one concept a file; in YAML: ``class_path: callbacks.SuperpositionCallback``."""
 
 from callbacks.checkpoint import StepCheckpoint
-# from callbacks.downstream import DownstreamEvaluation
+from callbacks.downstream import DownstreamEvaluation
 from callbacks.superposition import SuperpositionCallback
 from callbacks.throughput import Throughput
 

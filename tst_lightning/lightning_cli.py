@@ -14,7 +14,7 @@ from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.module import CausalLMModule
 from tst_lightning.parsing import as_user_error
 
-PARSER = {name: {"exit_on_error": False} for name in ("fit", "validate", "test")}
+PARSER = {"exit_on_error": False} | {name: {"exit_on_error": False} for name in ("fit", "validate", "test")}
 
 
 class SaveRunConfig(SaveConfigCallback):

@@ -1,0 +1,159 @@
+"""Run folders as a training leaves them, with numbers that a test chooses."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from tst_lightning.comparison.experiment import Experiment, Overlay, run_folder
+
+POSITIONS_PER_STEP = 4096
+FLOPS_PER_POSITION = 6_000_000
+
+
+def write_events(folder: Path, points: list[tuple[str, int, float]], start_time: float = 1000.0) -> None:
+    """Write TensorBoard scalars ``(tag, step, value)`` as one event file of one attempt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"events.out.tfevents.{int(start_time)}.host.1.0").open("wb") as stream:
+        writer = RecordWriter(stream)
+        writer.write(Event(wall_time=start_time, step=0, file_version="brain.Event:2").SerializeToString())
+        for number, (tag, step, value) in enumerate(points):
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            event = Event(wall_time=start_time + number * 1e-3, step=step, summary=summary)
+            writer.write(event.SerializeToString())
+        writer.flush()
+
+
+def validation_points(
+    losses: dict[int, float], bag_size: int = 1, switch: int = 0, seconds_per_step: float = 0.2
+) -> list[tuple[str, int, float]]:
+    """What a run logs at its validations."""
+    points = []
+    for step, loss in losses.items():
+        positions = step * POSITIONS_PER_STEP
+        tokens = positions + min(step, switch) * POSITIONS_PER_STEP * (bag_size - 1)
+        points += [
+            ("val/loss", step, loss),
+            ("val/bits_per_byte", step, loss / math.log(2)),
+            ("progress/flops", step, positions * FLOPS_PER_POSITION),
+            ("progress/positions", step, positions),
+            ("progress/data_tokens", step, tokens),
+            ("progress/train_seconds", step, step * seconds_per_step),
+        ]
+    return points
+
+
+def write_run(
+    folder: Path,
+    losses: dict[int, float],
+    max_steps: int,
+    bag_size: int = 1,
+    switch: int = 0,
+    seconds_per_step: float = 0.2,
+    accuracy: float | None = None,
+    finished: bool = True,
+) -> None:
+    """A whole run folder with the given validation losses."""
+    write_events(folder, validation_points(losses, bag_size, switch, seconds_per_step))
+    step = max(losses)
+    positions = step * POSITIONS_PER_STEP
+    progress = {
+        "step": step,
+        "max_steps": max_steps,
+        "bag_size": 1,
+        "phase": "next-token",
+        "data_tokens": positions + min(step, switch) * POSITIONS_PER_STEP * (bag_size - 1),
+        "positions": positions,
+        "flops": positions * FLOPS_PER_POSITION,
+        "train_seconds": step * seconds_per_step,
+        "positions_per_second": POSITIONS_PER_STEP / seconds_per_step,
+        "recovery_step": switch,
+        "done": step == max_steps,
+    }
+    (folder / "progress.json").write_text(json.dumps(progress))
+    (folder / "config.yaml").write_text("trainer:\n  max_steps: <b>4000</b>\n")
+    (folder / "command.txt").write_text(f"tst-lightning fit --trainer.default_root_dir={folder}\n")
+    if accuracy is not None:
+        write_scores(folder / "evaluation" / f"step={step}", accuracy)
+    if finished:
+        values = {
+            "command": "tst-lightning fit",
+            "exit_code": 0,
+            "wall_seconds": step * seconds_per_step * 1.2,
+            "attempts": 1,
+            "started": "2026-01-01T00:00:00+00:00",
+            "finished": "2026-01-01T01:00:00+00:00",
+            "threads": 1,
+            "versions": {"python": "3.11", "torch": "2.15.0"},
+            "commit": {"hash": "a" * 40, "dirty": False},
+            "machine": {"cpu": "Some CPU", "cpus": 2, "gpus": [], "system": "Linux x86_64"},
+        }
+        (folder / "finished.json").write_text(json.dumps(values))
+
+
+def write_scores(folder: Path, accuracy: float) -> None:
+    """lm-eval's results file with a multiple-choice task, a last-word task, and a group of two."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def multiple_choice(value: float) -> dict:
+        return {"alias": "x", "acc,none": value, "acc_stderr,none": 0.02, "acc_norm,none": value + 0.01,
+                "acc_norm_stderr,none": 0.02}  # fmt: skip
+
+    results = {
+        "results": {
+            "heldout_continuation": multiple_choice(accuracy),
+            "heldout_last_word": {
+                "alias": "y", "perplexity,none": 30.0, "perplexity_stderr,none": "N/A",
+                "acc,none": accuracy / 2, "acc_stderr,none": 0.015,
+            },
+            "blimp": {"alias": "blimp", "acc,none": accuracy + 0.2, "acc_stderr,none": 0.01},
+            "blimp_a": {"alias": " - a", "acc,none": accuracy + 0.1, "acc_stderr,none": 0.01},
+            "blimp_b": {"alias": " - b", "acc,none": accuracy + 0.3, "acc_stderr,none": 0.01},
+        },
+        "group_subtasks": {"blimp": ["blimp_a", "blimp_b"], "heldout_continuation": []},
+        "n-samples": {"heldout_continuation": {"original": 500, "effective": 400}},
+        "higher_is_better": {
+            "heldout_continuation": {"acc": True, "acc_norm": True},
+            "heldout_last_word": {"perplexity": False, "acc": True},
+        },
+    }  # fmt: skip
+    (folder / "results_2026-01-01T00-00-00.000000.json").write_text(json.dumps(results))
+
+
+def make_experiment(output_dir: Path, seeds: tuple[int, ...] = (1, 2, 3), arms=("baseline", "tst")) -> Experiment:
+    """An experiment and its saved definition; no runs."""
+    experiment = Experiment(
+        "synthetic", output_dir, seeds, Overlay(), {arm: Overlay() for arm in arms}, arms[0], "A synthetic comparison"
+    )
+    experiment.save()
+    return experiment
+
+
+def write_typical_runs(experiment: Experiment, max_steps: int = 4000, gain: float = 0.035) -> None:
+    """Curves shaped like real ones: TST poor until its switch, then quickly better by ``gain``."""
+    switch = int(0.3 * max_steps)
+    for seed in experiment.seeds:
+        noise = random.Random(seed)
+        shared = noise.gauss(0, 0.008)
+        for place, arm in enumerate(experiment.arms):
+            losses = {}
+            for step in range(100, max_steps + 1, 100):
+                done = step / max_steps
+                loss = 1.40 + 2.2 * math.exp(-done * 14) + 0.35 * (1 - done) + shared + noise.gauss(0, 0.004)
+                loss -= 0.08 * max(0.0, (done - 0.9) / 0.1)
+                if place:
+                    after = (step - switch) / max_steps
+                    if step <= switch:
+                        loss = 3.2 + 1.5 * math.exp(-done * 10) + noise.gauss(0, 0.03)
+                    else:
+                        loss += 1.3 * math.exp(-after * 18) - gain * place
+                losses[step] = loss
+            write_run(
+                run_folder(experiment.output_dir, arm, seed), losses, max_steps,
+                bag_size=4 if place else 1, switch=switch if place else 0,
+                seconds_per_step=0.22 if place else 0.2, accuracy=0.34 + 0.02 * place + noise.gauss(0, 0.008),
+            )  # fmt: skip

@@ -1,0 +1,190 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tst_lightning.comparison.experiment import Experiment, Overlay, Run
+from tst_lightning.comparison.folder import check_identity, log_tail
+from tst_lightning.comparison.runner import Runner, failure_message
+from tst_lightning.errors import UserError
+
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_program.py")))
+
+PARENT = """
+import sys
+from pathlib import Path
+from tst_lightning.comparison.command import run_experiment
+from tst_lightning.comparison.experiment import Experiment, Overlay
+experiment = Experiment("e", Path(sys.argv[1]), (1,), Overlay([], {"fake": "sleep"}),
+                        {"a": Overlay(), "b": Overlay()}, "a")
+run_experiment(experiment, experiment.runs(), 2, 1, program=sys.argv[2:])
+"""
+
+
+def make_runs(folder: Path, seeds: tuple[int, ...] = (1,), **modes: str) -> list[Run]:
+    arms = {arm: Overlay([], {"fake": mode}) for arm, mode in modes.items()}
+    return Experiment("e", folder, seeds, Overlay(), arms, next(iter(arms))).runs()
+
+
+def run_all(runs: list[Run], jobs: int = 1) -> tuple[list[Run], str]:
+    stream = io.StringIO()
+    return Runner(runs, jobs, 3, FAKE, stream).run(), stream.getvalue()
+
+
+def starts(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.folder / "trace.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_runs_get_their_arguments_and_leave_what_belongs_to_them(tmp_path: Path) -> None:
+    (run, _) = runs = make_runs(tmp_path, a="ok", b="ok")
+    failed, _ = run_all(runs)
+    assert failed == []
+    (start,) = starts(run)
+    assert start["arguments"] == list(run.arguments)
+    assert start["threads"] == "3"
+    assert (run.folder / "command.txt").read_text() == run.command + "\n"
+    assert "hello from the run" in (run.folder / "log.txt").read_text()
+    finished = json.loads((run.folder / "finished.json").read_text())
+    assert finished["command"] == run.command
+    assert (finished["exit_code"], finished["attempts"], finished["threads"]) == (0, 1, 3)
+    assert finished["versions"]["torch"] != "not installed"
+    assert 0 < finished["wall_seconds"] < 20
+
+
+def test_finished_runs_are_skipped(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, a="ok", b="ok")
+    run_all(runs)
+    failed, shown = run_all(runs)
+    assert failed == []
+    assert "2 of 2 runs are finished already" in shown
+    assert [len(starts(run)) for run in runs] == [1, 1]
+
+
+def test_an_interrupted_run_resumes_and_its_times_add_up(tmp_path: Path) -> None:
+    (run, _) = runs = make_runs(tmp_path, a="once", b="ok")
+    failed, _ = run_all(runs)
+    assert failed == [run]
+    first = json.loads((run.folder / "attempts.json").read_text())["attempts"][0]["wall_seconds"]
+    failed, shown = run_all(runs)
+    assert failed == []
+    assert "a seed 1: resumed from its last checkpoint" in shown
+    assert starts(run)[1]["arguments"] == [*run.arguments, f"--ckpt_path={run.folder}/checkpoints/last.ckpt"]
+    finished = json.loads((run.folder / "finished.json").read_text())
+    assert finished["attempts"] == 2
+    assert finished["wall_seconds"] > first > 0
+    assert finished["command"] == run.command
+
+
+def test_a_failed_run_does_not_stop_the_others_and_its_log_is_quoted(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, (1, 2), bad="fail", good="ok")
+    failed, shown = run_all(runs)
+    assert [run.label for run in failed] == ["bad seed 1", "bad seed 2"]
+    assert "failed with exit code 3" in shown
+    assert [(run.folder / "finished.json").exists() for run in runs] == [False, True, False, True]
+    message = failure_message(failed)
+    assert "the disk is on fire" in message
+    assert "give the same command again" in message
+
+
+def test_log_tail_shows_what_a_progress_bar_showed_last(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(b"old\n" * 50 + b"10 %\r50 %\r100 %\n\nend\xff\r\n")
+    assert log_tail(tmp_path, 3) == "old\n100 %\nend�"
+    assert log_tail(tmp_path / "nowhere") == "(no log)"
+
+
+def test_jobs_run_side_by_side(tmp_path: Path) -> None:
+    failed, _ = run_all(make_runs(tmp_path, a="meet", b="meet"), jobs=2)
+    assert failed == []
+
+
+def test_one_job_runs_one_after_the_other_seed_by_seed(tmp_path: Path) -> None:
+    runs = make_runs(tmp_path, (5, 3), a="ok", b="ok")
+    run_all(runs)
+    begun = sorted(runs, key=lambda run: starts(run)[0]["time"])
+    assert [run.label for run in begun] == ["a seed 5", "b seed 5", "a seed 3", "b seed 3"]
+
+
+def test_folder_of_another_command_is_refused_and_left_alone(tmp_path: Path) -> None:
+    run_all(make_runs(tmp_path, a="ok", b="ok"))
+    changed = make_runs(tmp_path, a="ok", b="meet")
+    with pytest.raises(UserError) as caught:
+        check_identity(changed)
+    message = str(caught.value)
+    assert "runs/b/seed_1' belongs to another run" in message
+    assert "its command has --fake=ok, this experiment does not" in message
+    assert "this experiment has --fake=meet, its command does not" in message
+    assert "runs/a" not in message
+    assert (changed[1].folder / "finished.json").exists()
+    (changed[1].folder / "run.json").unlink()
+    with pytest.raises(UserError, match="--fake=meet"):
+        check_identity(changed)
+
+
+def test_folder_of_a_changed_config_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("a: 1\n")
+
+    def runs() -> list[Run]:
+        base = Overlay([str(config)], {"fake": "ok"})
+        return Experiment("e", tmp_path, (1,), base, {"a": Overlay(), "b": Overlay()}, "a").runs()
+
+    run_all(runs())
+    check_identity(runs())
+    config.write_text("a: 2\n")
+    with pytest.raises(UserError, match=r"c.yaml says something else than when it was begun"):
+        check_identity(runs())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_children_and_says_how_to_go_on(tmp_path: Path, number: int, code: int) -> None:
+    parent, pids = start_parent(tmp_path)
+    parent.send_signal(number)
+    _, shown = parent.communicate(timeout=20)
+    assert parent.returncode == code
+    assert "give the same command again" in shown
+    assert not any(is_alive(pid) for pid in pids)
+    assert not list(tmp_path.glob("runs/*/*/finished.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the children of a killed parent on Linux only")
+def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    parent, pids = start_parent(tmp_path)
+    parent.kill()
+    parent.communicate(timeout=20)
+    wait_for(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def start_parent(folder: Path) -> tuple[subprocess.Popen, list[int]]:
+    """A comparison of two sleeping runs in a process of its own; returns it and its children's ids."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(folder), *FAKE],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: len(list(folder.glob("runs/*/*/ready"))) == 2 or parent.poll() is not None)
+    assert parent.poll() is None, parent.communicate()
+    pids = [json.loads(path.read_text())["pid"] for path in folder.glob("runs/*/*/trace.jsonl")]
+    assert os.getpid() not in pids
+    assert len(pids) == 2
+    return parent, pids

@@ -1,0 +1,88 @@
+"""Fixtures that several test folders use."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tst_lightning.data.manifest import Manifest, Split, TokenizerInfo
+
+END_OF_TEXT = "<|endoftext|>"
+BYTE_VOCABULARY = 257
+
+
+def write_byte_tokenizer(folder: Path) -> str:
+    """A byte-level BPE without merges: ids 0-255 are bytes, 256 ends a text. Returns a hash of its rules."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT).save_pretrained(folder)
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
+def pseudo_text_tokens(tokens: int, seed: int) -> np.ndarray:
+    """Token ids below 257 with something to learn: words of a small dictionary, drawn at random."""
+    generator = np.random.default_rng(seed)
+    words = [generator.integers(0, 256, generator.integers(3, 8)) for _ in range(200)]
+    ids = np.concatenate([words[i] for i in generator.zipf(1.4, tokens // 3 + 1) % len(words)])[:tokens]
+    ids[generator.integers(0, tokens, max(1, tokens // 500))] = BYTE_VOCABULARY - 1
+    return ids.astype(np.uint16)
+
+
+def write_shards(folder: Path, shards: list[np.ndarray]) -> None:
+    """Write litdata token shards in this process: ``litdata.optimize`` takes seconds to start its workers."""
+    from litdata import TokensLoader
+    from litdata.streaming.cache import Cache
+
+    folder.mkdir(parents=True)
+    cache = Cache(str(folder), chunk_size=max(len(shard) for shard in shards), item_loader=TokensLoader())
+    for index, shard in enumerate(shards):
+        cache[index] = torch.from_numpy(shard)
+    cache.done()
+    cache.merge()
+
+
+def write_prepared(folder: Path, train_shards: list[np.ndarray], validation_shards: list[np.ndarray]) -> Path:
+    """A prepared corpus as ``prepare`` leaves it, without evaluation items."""
+    shards = {"train": train_shards, "validation": validation_shards}
+    for name, arrays in shards.items():
+        write_shards(folder / name, arrays)
+    tokenizer_hash = write_byte_tokenizer(folder / "tokenizer")
+    counts = {name: [len(array) for array in arrays] for name, arrays in shards.items()}
+    splits = {
+        name: Split(documents=1, bytes=sum(lengths), tokens=sum(lengths), shard_tokens=tuple(lengths))
+        for name, lengths in counts.items()
+    }
+    Manifest(
+        options={"source": "pseudo_text"},
+        tokenizer=TokenizerInfo(BYTE_VOCABULARY, BYTE_VOCABULARY - 1, tokenizer_hash),
+        token_dtype="uint16",
+        **splits,
+    ).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus behind ``prepared_dir``; do not write to it."""
+    train = [pseudo_text_tokens(length, seed) for seed, length in enumerate([30_000, 24_123, 30_000, 7_777])]
+    validation = [pseudo_text_tokens(length, 100 + seed) for seed, length in enumerate([6_000, 3_210])]
+    return write_prepared(tmp_path_factory.mktemp("corpus") / "prepared", train, validation)
+
+
+@pytest.fixture
+def prepared_dir(prepared_source: Path, tmp_path: Path) -> Path:
+    """A prepared corpus of 4 train shards (92k tokens) and 2 validation shards (9k), vocabulary 257.
+
+    A copy of one's own: a test may damage it.
+    """
+    return Path(shutil.copytree(prepared_source, tmp_path / "prepared"))

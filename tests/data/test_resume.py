@@ -1,0 +1,155 @@
+"""A resumed run reads, to the bit, what the uninterrupted one would have read."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from recording import Recorder, fit, trainer
+
+from tst_lightning.data.datamodule import TokenDataModule
+from tst_lightning.errors import UserError
+from tst_lightning.schedule import Schedule
+
+STEPS, SWITCH, ACCUMULATE = 12, 5, 2
+SCHEDULE = Schedule.superposition(4, SWITCH)
+
+
+def make_data(folder: Path, **options) -> TokenDataModule:
+    return TokenDataModule(str(folder), 16, **{"batch_size": 4, "num_workers": 0, "validation_windows": 4, **options})
+
+
+def make_trainer(folder: Path, steps: int = STEPS, schedule: Schedule | None = SCHEDULE, **options):
+    options = {"accumulate_grad_batches": ACCUMULATE, "val_check_interval": 3, **options}
+    return trainer(folder, steps, schedule, **options)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared_source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, Path]:
+    """A whole run with a checkpoint at every step, and the folder of the checkpoints."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return fit(make_data(prepared_source), make_trainer(folder, save_every=1)), folder
+
+
+@pytest.mark.filterwarnings("error:.*not resumable")
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("step", [3, SWITCH, 8], ids=["superposition", "switch", "recovery"])
+@pytest.mark.parametrize("build_loader_early", [False, True])
+def test_resumed_run_reads_the_same_batches(
+    uninterrupted: tuple[Recorder, Path],
+    prepared_source: Path,
+    tmp_path: Path,
+    step: int,
+    num_workers: int,
+    build_loader_early: bool,
+) -> None:
+    """Also when Lightning builds the loader before it restores the step."""
+    whole, checkpoints = uninterrupted
+    module = fit(
+        make_data(prepared_source, num_workers=num_workers),
+        make_trainer(tmp_path),
+        ckpt_path=checkpoints / f"step={step}.ckpt",
+        build_loader_early=build_loader_early,
+    )
+    assert module.order == list(range(step * ACCUMULATE, STEPS * ACCUMULATE))
+    assert module.rows == {micro: whole.rows[micro] for micro in module.order}
+    assert torch.equal(module.weights.weight, whole.weights.weight)
+
+
+def test_a_finished_run_can_be_extended(
+    uninterrupted: tuple[Recorder, Path], prepared_source: Path, tmp_path: Path
+) -> None:
+    """The plan does not depend on ``max_steps``."""
+    _, checkpoints = uninterrupted
+    longer = fit(make_data(prepared_source), make_trainer(tmp_path / "longer", steps=16))
+    module = fit(
+        make_data(prepared_source),
+        make_trainer(tmp_path, steps=16),
+        ckpt_path=checkpoints / f"step={STEPS}.ckpt",
+    )
+    assert module.order == list(range(STEPS * ACCUMULATE, 16 * ACCUMULATE))
+    assert module.rows == {micro: longer.rows[micro] for micro in module.order}
+
+
+def test_two_ranks_go_on_where_one_stopped(
+    uninterrupted: tuple[Recorder, Path], prepared_source: Path, tmp_path: Path
+) -> None:
+    """Two processes with half the batch each: disjoint, and together the batches of the single process."""
+    whole, checkpoints = uninterrupted
+    run = make_trainer(tmp_path, strategy="ddp_spawn", devices=2)
+    fit(
+        make_data(prepared_source, batch_size=2),
+        run,
+        ckpt_path=checkpoints / "step=3.ckpt",
+        record_dir=tmp_path,
+    )
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    for rank in ranks:
+        assert rank["order"] == list(range(3 * ACCUMULATE, STEPS * ACCUMULATE))
+    for micro in ranks[0]["order"]:
+        first, second = (rank["rows"][str(micro)] for rank in ranks)
+        assert not set(first) & set(second)
+        assert first + second == whole.rows[micro]
+
+
+@pytest.mark.parametrize(
+    ("data_options", "run_options", "named"),
+    [
+        ({"seed": 1}, {}, "seed: 0 in the checkpoint, now 1"),
+        ({"batch_size": 3}, {}, r"batch_size \* devices: 4 in the checkpoint, now 3"),
+        ({"rows_per_group": 8}, {}, "rows_per_group: 4 in the checkpoint, now 8"),
+        ({"streams": 2}, {}, "streams: 1 in the checkpoint, now 2"),
+        ({}, {"accumulate_grad_batches": 1}, "accumulate_grad_batches: 2 in the checkpoint, now 1"),
+        ({}, {"schedule": Schedule.superposition(4, 7)}, r"schedule: .*'first_step': 5.*now .*'first_step': 7"),
+        ({}, {"schedule": None}, "schedule: "),
+    ],
+)
+def test_another_data_order_is_refused(
+    uninterrupted: tuple[Recorder, Path],
+    prepared_source: Path,
+    tmp_path: Path,
+    data_options: dict,
+    run_options: dict,
+    named: str,
+) -> None:
+    _, checkpoints = uninterrupted
+    run = make_trainer(tmp_path, **run_options)
+    module = Recorder()
+    with pytest.raises(UserError, match=named):
+        run.fit(module, make_data(prepared_source, **data_options), ckpt_path=checkpoints / "step=3.ckpt")
+    assert module.order == []
+
+
+def test_another_corpus_is_refused(uninterrupted: tuple[Recorder, Path], prepared_dir: Path, tmp_path: Path) -> None:
+    """A moved copy goes on, one that was prepared otherwise does not."""
+    _, checkpoints = uninterrupted
+    resumed = fit(make_data(prepared_dir), make_trainer(tmp_path), ckpt_path=checkpoints / "step=8.ckpt")
+    assert len(resumed.order) == (STEPS - 8) * ACCUMULATE
+    manifest = prepared_dir / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("pseudo_text", "another_text"))
+    with pytest.raises(UserError, match="corpus: "):
+        fit(make_data(prepared_dir), make_trainer(tmp_path), ckpt_path=checkpoints / "step=8.ckpt")
+
+
+def test_a_checkpoint_from_the_middle_of_a_step_is_stopped(prepared_source: Path, tmp_path: Path) -> None:
+    """Its optimizer step has begun, and the plan starts at whole steps."""
+    run = make_trainer(tmp_path)
+
+    class SaveMidStep(Recorder):
+        def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
+            if batch["micro"] == 6:
+                self.trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    run.fit(SaveMidStep(), make_data(prepared_source))
+    with pytest.raises(UserError, match="training is at micro-batch 7, but got the data of micro-batch 6"):
+        fit(make_data(prepared_source), make_trainer(tmp_path), ckpt_path=tmp_path / "middle.ckpt")
+
+
+def test_validating_a_checkpoint_needs_no_schedule(
+    uninterrupted: tuple[Recorder, Path], prepared_source: Path, tmp_path: Path
+) -> None:
+    _, checkpoints = uninterrupted
+    module = Recorder()
+    run = make_trainer(tmp_path, schedule=None)
+    run.validate(module, make_data(prepared_source), ckpt_path=checkpoints / "step=3.ckpt", verbose=False)
+    assert sum(len(tokens) for tokens in module.validation) == 4

@@ -1,0 +1,95 @@
+"""Read the model back out of a training checkpoint, or out of a Hugging Face folder."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from tst_lightning.errors import UserError
+
+CONFIG_KEY = "hugging_face_config"
+"""Where a checkpoint keeps the model's Hugging Face configuration, as a dict with ``model_type``."""
+_PARAMETER_PREFIX = "model."
+"""The module's attribute that holds the Hugging Face model."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A training checkpoint's content; tensors stay on disk until they are used.
+
+    Raises:
+        UserError: there is no such file, it is not a checkpoint, or not one of a causal language model.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at '{path}': give the .ckpt file of a run, or a Hugging Face model folder")
+    try:
+        # Tensors and plain values only: a checkpoint from elsewhere must not run code.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"'{path}' is not a readable checkpoint ({reason}): give a .ckpt file that `tst-lightning fit` wrote"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {CONFIG_KEY, "state_dict"} <= checkpoint.keys():
+        raise UserError(
+            f"'{path}' has no '{CONFIG_KEY}', so it is not a checkpoint of `tst-lightning fit`: give one, or a "
+            "Hugging Face model folder"
+        )
+    return checkpoint
+
+
+def load_model(path: str | Path) -> tuple[Any, int | None]:
+    """The causal language model at ``path``, in the precision it was saved in, in evaluation mode.
+
+    Args:
+        path: a ``.ckpt`` file of a fit run, or a Hugging Face model folder.
+
+    Returns:
+        The model, and the optimizer step of the checkpoint (None for a folder).
+
+    Raises:
+        UserError: neither is there, or it cannot be loaded.
+    """
+    if Path(path).is_dir():
+        return _load_folder(Path(path)), None
+    checkpoint = read_checkpoint(path)
+    return build_model(checkpoint, path).eval(), checkpoint.get("global_step")
+
+
+def build_model(checkpoint: dict[str, Any], path: str | Path) -> Any:
+    """The model of a checkpoint that ``read_checkpoint`` returned; ``path`` is for messages."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    parameters = {
+        # torch.compile puts a level of its own into the names.
+        name.removeprefix(_PARAMETER_PREFIX).replace("_orig_mod.", ""): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(_PARAMETER_PREFIX)
+    }
+    try:
+        config = AutoConfig.for_model(**checkpoint[CONFIG_KEY])
+        dtype = next((tensor.dtype for tensor in parameters.values()), None)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.load_state_dict(parameters, strict=True)
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the parameters in '{path}' do not fit its model configuration ({reason}): was it written by "
+            "another release?"
+        ) from error
+    return model
+
+
+def _load_folder(path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"'{path}' is not a Hugging Face model folder (it has no config.json): give one, or a .ckpt file"
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"'{path}' does not load as a causal language model ({reason})") from error

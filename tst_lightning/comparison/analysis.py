@@ -1,0 +1,150 @@
+"""The arithmetic of a comparison: summaries over seeds, paired differences, where one curve passes another.
+
+Pure functions of numbers. Losses are in nats per token, and a negative difference to the baseline means
+*ahead*.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Values over seeds. ``sd``, ``low`` and ``high`` are None below two values."""
+
+    n: int
+    mean: float
+    sd: float | None
+    """Sample standard deviation (n - 1)."""
+    low: float | None
+    """Lower end of the 95 % interval of the mean (Student t)."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Arm minus baseline, paired by seed."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    """Two-sided paired t test; None below two pairs or where all differences are equal."""
+    by_seed: dict[int, float]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """From here to the end an arm's curve lies below the baseline's."""
+
+    x: float
+    from_start: bool
+    """The arm was below at every point that both curves have."""
+
+
+def summarize(values: Sequence[float]) -> Summary | None:
+    """Mean, standard deviation and 95 % interval over seeds; None without values."""
+    from scipy import stats
+
+    n = len(values)
+    if n == 0:
+        return None
+    mean = float(np.mean(values))
+    if n == 1:
+        return Summary(1, mean, None, None, None)
+    sd = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    return Summary(n, mean, sd, mean - half, mean + half)
+
+
+def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> PairedDifference | None:
+    """Compare two arms on the seeds that both have.
+
+    Pairing takes out what the seeds share: the same initial weights and the same order of the data.
+
+    Args:
+        arm: Seed -> value.
+        baseline: Seed -> value.
+
+    Returns:
+        None without a common seed.
+    """
+    from scipy import stats
+
+    by_seed = {seed: arm[seed] - baseline[seed] for seed in arm if seed in baseline}
+    summary = summarize(list(by_seed.values()))
+    if summary is None:
+        return None
+    p_value = None
+    if summary.sd:
+        p_value = float(stats.ttest_1samp(list(by_seed.values()), 0.0).pvalue)
+    return PairedDifference(summary.n, summary.mean, summary.sd, summary.low, summary.high, p_value, by_seed)
+
+
+def mean_curve(
+    curves: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float]]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average curves over seeds at the steps that all of them have.
+
+    Args:
+        curves: Per seed ``(steps, x, y)`` of equal lengths, steps ascending; ``x`` is FLOPs or seconds.
+
+    Returns:
+        Arrays ``(steps, x, y)``; ``x`` is averaged too, because seconds differ from seed to seed.
+    """
+    tables = [{step: (x, y) for step, x, y in zip(*curve, strict=True)} for curve in curves]
+    common = sorted(set.intersection(*map(set, tables))) if tables else []
+    if not common:
+        return np.array([]), np.array([]), np.array([])
+    means = np.array([[table[step] for step in common] for table in tables], dtype=float).mean(axis=0)
+    return np.array(common), means[:, 0], means[:, 1]
+
+
+def crossing(
+    arm_x: Sequence[float], arm_y: Sequence[float], baseline_x: Sequence[float], baseline_y: Sequence[float]
+) -> Crossing | None:
+    """Where an arm's loss curve passes below the baseline's for good.
+
+    The baseline is interpolated linearly at the arm's points, within the range that both curves cover, and
+    the crossing linearly between the last point at or above and the first of those below.
+
+    Returns:
+        None if the arm is not below at the last common point, or no point is common.
+    """
+    arm_x, arm_y = np.asarray(arm_x, float), np.asarray(arm_y, float)
+    baseline_x, baseline_y = np.asarray(baseline_x, float), np.asarray(baseline_y, float)
+    if not len(arm_x) or not len(baseline_x):
+        return None
+    # A run's last point may overshoot the other's by rounding alone: compare it with the last value.
+    slack = 1e-6 * abs(baseline_x[-1])
+    inside = (arm_x >= baseline_x[0] - slack) & (arm_x <= baseline_x[-1] + slack)
+    x, gap = arm_x[inside], arm_y[inside] - np.interp(arm_x[inside], baseline_x, baseline_y)
+    if not len(x) or gap[-1] >= 0:
+        return None
+    above = np.flatnonzero(gap >= 0)
+    if not len(above):
+        return Crossing(float(x[0]), True)
+    last = above[-1]
+    share = gap[last] / (gap[last] - gap[last + 1])
+    return Crossing(float(x[last] + share * (x[last + 1] - x[last])), False)
+
+
+def x_at_step(step: int, steps: Sequence[float], x: Sequence[float]) -> float | None:
+    """FLOPs or seconds at an optimizer step, linear between validations, from zero at step zero."""
+    if not len(steps) or step > steps[-1]:
+        return None
+    if steps[0] > 0:
+        steps, x = [0, *steps], [0, *x]
+    return float(np.interp(step, steps, x))

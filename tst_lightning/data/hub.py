@@ -1,0 +1,48 @@
+"""Asking the Hugging Face hub without hanging where it cannot be reached."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+PROBE_SECONDS = 3.0
+
+
+def why_no_hub() -> str | None:
+    """Why the hub cannot be asked; None if it can."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids downloads"
+    address = urlsplit(constants.ENDPOINT)
+    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
+    if proxy:
+        address = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname, port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        return f"the hub at {address.hostname} cannot be reached ({error})"
+    return None
+
+
+@contextmanager
+def cache_only_without_hub() -> Iterator[str | None]:
+    """Within the block, an unreachable hub means: use the local cache or fail at once.
+
+    The libraries retry a dead connection for 25 to 50 seconds. Yields why the hub cannot be asked, if so.
+    """
+    import datasets.config
+    from huggingface_hub import constants
+
+    reason = why_no_hub()
+    modules = (constants, datasets.config) if reason else ()
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield reason
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value

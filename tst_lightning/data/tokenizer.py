@@ -1,0 +1,228 @@
+"""Choices of tokenizer, and the encoder that turns documents into one stream of ids.
+
+Every choice ends as a Hugging Face fast tokenizer that ``transformers.AutoTokenizer`` loads from the
+prepared folder. Documents are encoded without special tokens, also where a text spells one out, and each
+is followed by one end-of-text id.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tst_lightning.data.corpus import class_options
+from tst_lightning.data.hub import cache_only_without_hub
+from tst_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+BYTE_VALUES = 256
+
+
+class Document(NamedTuple):
+    """A document's text and the same text in UTF-8."""
+
+    text: str
+    data: bytes
+
+
+class Encoder:
+    """Encodes documents into ids with a Hugging Face fast tokenizer."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
+        """
+        Args:
+            tokenizer: A fast tokenizer that has an end-of-text (eos) token.
+        """
+        self.tokenizer = tokenizer
+        self.backend = tokenizer.backend_tokenizer
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        # Without this a text that spells out "<|endoftext|>" would end the document.
+        self.backend.encode_special_tokens = True
+        self.end_of_text_id: int = tokenizer.eos_token_id
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        # litdata stores torch tensors, and torch has no uint32 that it knows: int32 holds any id as well.
+        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.int32)
+
+    def encode(self, documents: list[Document]) -> np.ndarray:
+        """Ids of the documents, each followed by end-of-text: 1-D, ``self.dtype``."""
+        encodings = self.backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
+        ids = np.empty(sum(map(len, encodings)) + len(encodings), dtype=self.dtype)
+        start = 0
+        for encoding in encodings:
+            end = start + len(encoding)
+            ids[start:end] = encoding.ids
+            ids[end] = self.end_of_text_id
+            start = end + 1
+        return ids
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``transformers.AutoTokenizer.from_pretrained`` loads."""
+        self.tokenizer.save_pretrained(folder)
+
+    def hash(self) -> str:
+        """sha256 over vocabulary, rules and end-of-text id."""
+        rules = json.dumps(json.loads(self.backend.to_str()), sort_keys=True)
+        return hashlib.sha256(f"{rules}\n{self.end_of_text_id}".encode()).hexdigest()
+
+
+class ByteEncoder(Encoder):
+    """The byte tokenizer without the tokenizer: a text's ids are its UTF-8 bytes."""
+
+    def encode(self, documents: list[Document]) -> np.ndarray:
+        ids = np.empty(sum(len(document.data) + 1 for document in documents), dtype=self.dtype)
+        start = 0
+        for document in documents:
+            end = start + len(document.data)
+            ids[start:end] = np.frombuffer(document.data, dtype=np.uint8)
+            ids[end] = self.end_of_text_id
+            start = end + 1
+        return ids
+
+
+class Tokenizer(ABC):
+    """A choice of tokenizer, made before the corpus is read."""
+
+    @abstractmethod
+    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+        """Make the encoder.
+
+        Args:
+            sample: Called by a tokenizer that is trained: opens the training documents.
+        """
+
+    def options(self) -> dict[str, Any]:
+        """Class and arguments, as a configuration file would give them."""
+        return class_options(self)
+
+
+class Bytes(Tokenizer):
+    """UTF-8 bytes: ids 0 to 255 are the bytes, 256 is end-of-text. Nothing to train, no unknown text."""
+
+    def __init__(self) -> None:
+        """A vocabulary of 257."""
+
+    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers
+
+        vocabulary = {character: value for value, character in enumerate(_byte_characters())}
+        backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        return ByteEncoder(_wrap(backend))
+
+
+class TrainedBPE(Tokenizer):
+    """A byte-level BPE (GPT-2's rules) trained on the beginning of the corpus' training documents."""
+
+    def __init__(self, vocab_size: int, sample_bytes: int = 50_000_000, document_sample_bytes: int = 100_000) -> None:
+        """
+        Args:
+            vocab_size: Number of ids, with the 256 bytes and end-of-text.
+            sample_bytes: Bytes of text to train on, from the first training documents.
+            document_sample_bytes: Bytes taken from each of them at most, so that more documents are seen.
+        """
+        if vocab_size < BYTE_VALUES + 1:
+            raise UserError(
+                f"vocab_size is {vocab_size}: a byte-level BPE needs at least {BYTE_VALUES + 1} "
+                "(256 bytes and end-of-text); use Bytes for the smallest"
+            )
+        for name, value in (("sample_bytes", sample_bytes), ("document_sample_bytes", document_sample_bytes)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: it has to be at least 1")
+        self.vocab_size = vocab_size
+        self.sample_bytes = sample_bytes
+        self.document_sample_bytes = document_sample_bytes
+
+    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=_byte_characters(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(self._excerpts(sample()), trainer)
+        reached = backend.get_vocab_size()
+        if reached < self.vocab_size:
+            raise UserError(
+                f"vocab_size is {self.vocab_size}, but the corpus' sample yields no more than {reached} ids: "
+                "lower vocab_size or give more text"
+            )
+        return Encoder(_wrap(backend))
+
+    def _excerpts(self, documents: Iterable[Document]) -> Iterator[str]:
+        left_bytes = self.sample_bytes
+        for document in documents:
+            excerpt = document.data[: min(left_bytes, self.document_sample_bytes)]
+            left_bytes -= len(excerpt)
+            yield excerpt.decode(errors="ignore")  # the cut may fall inside a character
+            if left_bytes <= 0:
+                return
+
+
+class Pretrained(Tokenizer):
+    """An existing Hugging Face tokenizer, by hub name or folder. It needs a fast version and an eos token."""
+
+    def __init__(self, name_or_path: str) -> None:
+        """
+        Args:
+            name_or_path: What AutoTokenizer.from_pretrained takes, e.g. gpt2 or a local folder.
+        """
+        self.name_or_path = name_or_path
+
+    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+        from transformers import AutoTokenizer
+
+        reason = None
+        try:
+            if Path(self.name_or_path).exists():
+                tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+            else:
+                with cache_only_without_hub() as reason:
+                    tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        except Exception as error:  # transformers raises many kinds for a name that leads nowhere
+            detail = str(error).strip().split("\n")[0] or type(error).__name__
+            raise UserError(
+                f"cannot load the tokenizer '{self.name_or_path}': {reason or detail}. Give a folder with a "
+                "saved tokenizer, or a hub name that has been downloaded or can be"
+            ) from error
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise UserError(
+                f"tokenizer '{self.name_or_path}' has no fast version: choose one that has a tokenizer.json"
+            )
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"tokenizer '{self.name_or_path}' has no end-of-text (eos) token, which separates documents: "
+                "save it with an eos_token, or choose another"
+            )
+        return Encoder(tokenizer)
+
+
+def _byte_characters() -> list[str]:
+    """The character that byte-level tokenizers write for each byte value, in order of value.
+
+    GPT-2's table: printable Latin-1 stands for itself, the others are moved to U+0100 and on.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    moved = iter(range(0x100, 0x200))
+    return [chr(value if value in printable else next(moved)) for value in range(BYTE_VALUES)]
+
+
+def _wrap(backend: Any) -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)

@@ -1,0 +1,134 @@
+"""``tst-lightning evaluate``: lm-eval tasks on a checkpoint."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tst_lightning.errors import UserError
+
+
+def evaluate(
+    checkpoint_path: str,
+    tasks: list[str],
+    data_dir: str | None = None,
+    output_dir: str | None = None,
+    limit: int | None = None,
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    precision: Literal["32", "bf16", "16"] = "32",
+) -> None:
+    """Evaluate a checkpoint on lm-eval tasks and print the table of results.
+
+    The tasks heldout_last_word and heldout_continuation (together: heldout) come with every prepared data
+    folder and need no network. Tasks of lm-eval, such as arc_easy, are downloaded once.
+
+    Args:
+        checkpoint_path: A .ckpt file of a fit run, or a Hugging Face model folder.
+        tasks: Names of tasks, groups or tags, or paths of task YAML files, e.g. '[heldout, arc_easy]'.
+        data_dir: The prepared data folder: its tokenizer, and its items of the bundled tasks. Default: the one
+            that a .ckpt was trained on; for a model folder, the tokenizer in that folder.
+        output_dir: Where to write lm-eval's results and samples files. Replaced if it exists. Default: nowhere.
+        limit: Evaluate only the first items of each task.
+        max_length: Longest input in tokens; longer contexts lose their beginning. Default: the length that a
+            .ckpt was trained with, at most the model's positions.
+        batch_tokens: Padded tokens per forward pass: lower it if memory runs out. Default: 4096 on a CPU, 32768
+            on a GPU.
+        device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
+        precision: 32, or autocast to bf16 or 16 in the forward pass. The log-softmax is always 32-bit.
+    """
+    _check(tasks, limit, max_length, batch_tokens)
+    import torch
+
+    from tst_lightning.checkpoint import load_model, read_checkpoint
+
+    hosting = _check_device(device)
+    checkpoint = {} if Path(checkpoint_path).is_dir() else read_checkpoint(checkpoint_path)
+    data_dir = data_dir or checkpoint.get("data_dir") or None
+    tokenizer = load_tokenizer(data_dir, fallback=checkpoint_path)
+    from tst_lightning.evaluation.run import evaluate_tasks, save_results
+    from tst_lightning.evaluation.task_loading import load_tasks
+
+    loaded = load_tasks(tasks, data_dir)
+    model, step = load_model(checkpoint_path)
+    results = evaluate_tasks(
+        model.to(hosting),
+        tokenizer,
+        loaded,
+        source=checkpoint_path,
+        limit=limit,
+        max_length=max_length or _trained_length(checkpoint, model),
+        batch_tokens=batch_tokens,
+        forward_context=lambda: torch.autocast(
+            hosting.type, {"bf16": torch.bfloat16, "16": torch.float16}.get(precision), precision != "32"
+        ),
+        progress=True,
+    )
+    results["config"]["step"] = step
+    results["config"]["precision"] = precision
+    if output_dir is not None:
+        save_results(results, output_dir)
+    _print_tables(results)
+
+
+def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = None) -> Any:
+    """The tokenizer of a prepared data folder, or without one that of a Hugging Face folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if data_dir is not None:
+        folder = Path(data_dir, "tokenizer")
+    elif fallback is not None and Path(fallback, "tokenizer_config.json").is_file():
+        folder = Path(fallback)
+    else:
+        raise UserError("no tokenizer is known: give --data_dir, the prepared data folder of the training run")
+    if not folder.is_dir():
+        raise UserError(
+            f"no tokenizer at '{folder}': give as data_dir a folder that `tst-lightning prepare` wrote "
+            "(has the data been moved since the training run?)"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"'{folder}' does not load as a tokenizer ({reason}): prepare the data again") from error
+
+
+def _check(tasks: list[str], limit: int | None, max_length: int | None, batch_tokens: int | None) -> None:
+    if not tasks:
+        raise UserError("no tasks given: name at least one, for example --tasks '[heldout]'")
+    for name, value in (("limit", limit), ("max_length", max_length), ("batch_tokens", batch_tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}, and must be at least 1")
+
+
+def _check_device(device: str) -> Any:
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        hosting = torch.device(device)
+        torch.empty(1, device=hosting)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"device '{device}' cannot be used ({reason}): give auto, cpu, cuda or cuda:N") from error
+    return hosting
+
+
+def _trained_length(checkpoint: dict[str, Any], model: Any) -> int | None:
+    """The sequence length of training if it is known: a model may have positions it never trained."""
+    # The state of a LightningDataModule lies under the name of its class.
+    trained = checkpoint.get("TokenDataModule", {}).get("sequence_length")
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(trained, positions or trained) if trained else None
+
+
+def _print_tables(results: dict[str, Any]) -> None:
+    from lm_eval.utils import make_table
+
+    print(make_table(results))
+    if results.get("groups"):
+        print(make_table(results, "groups"))

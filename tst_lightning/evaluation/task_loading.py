@@ -1,0 +1,222 @@
+"""From task names to loaded lm-eval tasks, or to one clear error within seconds.
+
+Three kinds of names: the bundled tasks (``heldout_last_word``, ``heldout_continuation``, or ``heldout`` for
+both), whose items lie in a prepared data folder; lm-eval's own; and paths of task YAML files.
+"""
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import datasets
+import huggingface_hub.constants
+from lightning.pytorch.utilities.seed import isolate_rng
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from tst_lightning.data.heldout import CONTINUATION, LAST_WORD
+from tst_lightning.errors import UserError
+from tst_lightning.evaluation.builtin_tasks import folders_defining, similar_names
+from tst_lightning.evaluation.quiet import quiet
+
+BUNDLED = (LAST_WORD, CONTINUATION)
+BUNDLED_GROUP = "heldout"
+_PROBE_SECONDS = 3.0
+_FEWSHOT_SEED = 1234
+"""lm-eval's own default."""
+
+
+def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict[str, Any]:
+    """Load tasks with their data, from local copies if there are any, else from the Hugging Face hub.
+
+    Loading renders the first item of each task, so what loads here also runs. The result can be evaluated
+    any number of times. No random state of the process moves.
+
+    Args:
+        names: bundled tasks, lm-eval tasks, groups or tags, or paths of task YAML files.
+        data_dir: the prepared data folder that holds the bundled tasks' items.
+
+    Returns:
+        lm-eval's ``TaskDict``: "tasks", "groups" and "group_map".
+
+    Raises:
+        UserError: a name is unknown, a task's data cannot be had, or a task generates text.
+    """
+    loaded: dict[str, dict] = {"tasks": {}, "groups": {}, "group_map": {}}
+    expanded = [task for name in names for task in (BUNDLED if name == BUNDLED_GROUP else (name,))]
+    with isolate_rng(), quiet():
+        others = [name for name in expanded if name not in BUNDLED]
+        manager = _manager(others)
+        for name in dict.fromkeys(expanded):
+            part = _load_bundled(name, data_dir) if name in BUNDLED else _load_other(name, manager)
+            for kind, entries in loaded.items():
+                entries.update(part[kind])
+    for name, task in loaded["tasks"].items():
+        _prepare(name, task)
+    return loaded
+
+
+def _prepare(name: str, task: Any) -> None:
+    if task.OUTPUT_TYPE == "generate_until":
+        raise UserError(
+            f"task '{name}' generates text, and only tasks that score log-likelihoods can be evaluated here "
+            f"(multiple choice, last word, perplexity): leave it out"
+        )
+    # lm_eval.evaluate leaves these two to its caller.
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+
+
+def _load_bundled(name: str, data_dir: str | Path | None) -> dict[str, Any]:
+    if data_dir is None:
+        raise UserError(
+            f"task '{name}' is made of a prepared corpus's held-out text, and no data folder is known: "
+            "give `data_dir`, the folder that `tst-lightning prepare` wrote"
+        )
+    path = Path(data_dir, "evaluation", f"{name}.jsonl").resolve()
+    if not path.is_file():
+        raise UserError(
+            f"task '{name}' has no items in '{data_dir}' ('{path}' is missing: not a prepared corpus, or too "
+            "little held-out text): prepare the corpus, or leave the task out"
+        )
+    config = load_yaml(Path(__file__).parent / "tasks" / f"{name}.yaml")
+    config["dataset_kwargs"] = {"data_files": {"test": str(path)}}
+    # A cache of its own, thrown away: the user's would keep one entry per version of the file for ever, and
+    # may not be writable.
+    with tempfile.TemporaryDirectory() as cache:
+        own_cache = {"cache_dir": cache, "keep_in_memory": True}
+        loading = {**config, "dataset_kwargs": {**config["dataset_kwargs"], **own_cache}}
+        try:
+            loaded = TaskManager(include_defaults=False).load([loading])
+        except Exception as error:
+            raise UserError(
+                f"'{path}' is not readable as items of '{name}' ({_line(error)}): prepare the corpus again"
+            ) from error
+    loaded["tasks"][name].set_config(key="dataset_kwargs", value=config["dataset_kwargs"])
+    return loaded
+
+
+def _manager(names: list[str]) -> TaskManager:
+    """An index of the folders that define ``names`` and whatever their groups contain."""
+    wanted = {name for name in names if not _is_yaml(name)}
+    folders: list[Path] = []
+    manager = TaskManager(include_defaults=False)
+    searched: set[str] = set()
+    while missing := wanted - searched - set(manager.all_tasks):
+        searched |= missing
+        folders = sorted({*folders, *folders_defining(missing)})
+        manager = TaskManager(include_defaults=False, include_path=list(folders))
+        wanted |= _members(manager, wanted)
+    return manager
+
+
+def _members(manager: TaskManager, names: set[str]) -> set[str]:
+    """Names that the groups among ``names`` list as members, however deep."""
+    members: set[str] = set()
+    todo = list(names)
+    while todo:
+        entry = manager.task_index.get(todo.pop())
+        listed = entry.cfg.get("task") if entry is not None and entry.cfg else None
+        for item in listed if isinstance(listed, list) else []:
+            name = item if isinstance(item, str) else item.get("task", item.get("group"))
+            if isinstance(name, str) and name not in members:
+                members.add(name)
+                todo.append(name)
+    return members
+
+
+def _load_other(name: str, manager: TaskManager) -> dict[str, Any]:
+    if _is_yaml(name):
+        if not Path(name).is_file():
+            raise UserError(f"no task file '{name}': give the path of an existing YAML file, or a task's name")
+    elif name not in manager.task_index:
+        similar = "".join(f" '{other}'," for other in similar_names(name)).rstrip(",")
+        raise UserError(
+            f"no task is called '{name}': choose {BUNDLED_GROUP!r} (the bundled ones), a task of lm-eval "
+            f"{f'(did you mean{similar}?)' if similar else ''} or the path of a task's YAML file"
+        )
+    try:
+        with _hub_offline():
+            return manager.load([name])
+    except Exception as error:
+        local_error = error
+    try:
+        _demand_hub(name, manager, local_error)
+        return manager.load([name])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task '{name}' does not load: {_line(error)}") from error
+
+
+def _demand_hub(name: str, manager: TaskManager, local_error: Exception) -> None:
+    """Return if it makes sense to try the hub; else say how the data can be had."""
+    if isinstance(local_error, ImportError):
+        raise UserError(f"task '{name}' needs a package that is not installed: {local_error}") from local_error
+    reason = _why_no_hub()
+    if reason is None:
+        return
+    source = _dataset_path(name, manager)
+    at = f" ('{source}')" if source else ""
+    raise UserError(
+        f"the data of task '{name}'{at} is not on this machine and {reason} [{_line(local_error)}]: run once "
+        "with a connection and keep the cache (HF_HOME), or choose tasks that need no download "
+        f"({', '.join(BUNDLED)})"
+    ) from local_error
+
+
+def _why_no_hub() -> str | None:
+    """Why the Hugging Face hub cannot be asked; None if it can.
+
+    A probe of its own: ``datasets`` retries a dead connection for 23 s, and a silent one for minutes.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids downloads"
+    address = urlsplit(huggingface_hub.constants.ENDPOINT)
+    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
+    if proxy:
+        address = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname, port), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        return f"the hub at {address.hostname} cannot be reached ({error})"
+    return None
+
+
+@contextlib.contextmanager
+def _hub_offline() -> Iterator[None]:
+    """Let loading fail at once where the data is not cached. The flags are read at each use."""
+    modules = (huggingface_hub.constants, datasets.config)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
+def _dataset_path(name: str, manager: TaskManager) -> str | None:
+    names = (
+        [name, *sorted(_members(manager, {name})), *sorted(manager.task_index.get(name).tags)]
+        if (name in manager.task_index)
+        else []
+    )
+    configs = (manager.task_index[member].cfg or {} for member in names if member in manager.task_index)
+    return next((config["dataset_path"] for config in configs if "dataset_path" in config), None)
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
