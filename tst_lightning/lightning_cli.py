@@ -94,6 +94,7 @@ def parse_fit(arguments: Sequence[str]) -> None:
     Raises:
         UserError: they would not parse.
     """
+    _quiet()
     with as_user_error(), contextlib.suppress(_Parsed):
         _ParseOnly(args=["fit", *arguments], parser_kwargs=PARSER)
 

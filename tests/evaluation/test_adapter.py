@@ -172,8 +172,13 @@ def test_autocast_reaches_the_body_and_the_softmax_is_float32(model, tokenizer) 
         ).loglikelihood(requests(PAIRS))
     differences = [abs(a - b) for (a, _), (b, _) in zip(exact, rounded, strict=True)]
     assert 1e-3 < max(differences) < 2
-    # A log-softmax in bfloat16 would leave about 8 significant bits in every value.
-    assert any(value != torch.tensor(value).bfloat16().item() for value, _ in rounded)
+    # One token each: a log-softmax in bfloat16 would give a value that bfloat16 holds.
+    single = requests([("The cat sat on the ma", letter) for letter in "tabcdefg"])
+    with torch.no_grad():
+        values = InMemoryLM(
+            model, tokenizer, forward_context=lambda: torch.autocast("cpu", torch.bfloat16)
+        ).loglikelihood(single)
+    assert any(value != torch.tensor(value).bfloat16().item() for value, _ in values)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 16384])
