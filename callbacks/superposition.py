@@ -5,6 +5,7 @@ The callback needs little of the module and the datamodule, so that it works wit
 - ``datamodule.set_schedule(schedule)`` (called in ``setup``, before loaders are built): from then on training
   batches hold ``schedule.bag_size(step)`` tokens per position at optimizer step ``step``, also with prefetching
   workers;
+- ``datamodule.check(max_steps, accumulate, world_size)``, if there is one: refuses a run that the data cannot serve;
 - ``datamodule.bag_size``: set by the callback when the stage changes, for modules that fold themselves;
 - ``module.get_input_embeddings()``: the embedding, which learns to take bags ``(B, L, s)``;
 - ``module.loss``: called by the module as ``loss(hidden, head_weight, targets)``; swapped at the switch.
@@ -12,11 +13,13 @@ The callback needs little of the module and the datamodule, so that it works wit
 Peng, Gigant, Quesnelle, arXiv 2605.06546, section 3.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
 
 from tst_lightning.bags import WeightKind, bag_weights, superpose_embedding
 from tst_lightning.errors import UserError
@@ -101,6 +104,8 @@ class SuperpositionCallback(Callback):
             )
         self.schedule = Schedule.superposition(self.bag_size, recovery_step, self.superpose_inputs)
         trainer.datamodule.set_schedule(self.schedule)
+        if callable(getattr(trainer.datamodule, "check", None)):
+            trainer.datamodule.check(trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size)
 
     def _check_protocol(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
@@ -129,7 +134,7 @@ class SuperpositionCallback(Callback):
             return
         self._stage = stage
         trainer.datamodule.bag_size = stage.bag_size
-        pl_module.loss = self._superposed_loss() if stage.superposed else self._next_token_loss
+        _set_loss(pl_module, self._superposed_loss() if stage.superposed else self._next_token_loss)
         rank_zero_info(
             f"Step {trainer.global_step}: {'superposition' if stage.superposed else 'recovery'}, "
             f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''} per input position"
@@ -144,7 +149,7 @@ class SuperpositionCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._hook is not None:
             self._hook.remove()
-            pl_module.loss = self._next_token_loss
+            _set_loss(pl_module, self._next_token_loss)
             self._hook = self._stage = None
 
     # Resuming -------------------------------------------------------------------------------------------
@@ -161,3 +166,10 @@ class SuperpositionCallback(Callback):
                     f"the checkpoint was trained with superposition {name} {saved}, this run has {current}: "
                     "resume with the same settings, or start a new run"
                 )
+
+
+def _set_loss(pl_module: LightningModule, loss: Callable) -> None:
+    """Assign ``pl_module.loss``; torch does not let a plain callable replace a submodule."""
+    if isinstance(pl_module.loss, nn.Module):
+        del pl_module.loss
+    pl_module.loss = loss

@@ -17,7 +17,7 @@ class Throughput(Callback):
 
     Logs ``progress/train_seconds`` at every validation. The file holds ``step``, ``max_steps``, ``phase``,
     ``bag_size``, ``data_tokens``, ``positions``, ``flops`` (exact integers), ``train_seconds``,
-    ``positions_per_second`` (since the last writing), ``recovery_step`` and ``done``.
+    ``positions_per_second`` (since the last writing), ``recovery_step``, ``val_loss`` (the last one) and ``done``.
 
     Args:
         every_n_seconds: least time between two writings of the file.
@@ -28,6 +28,7 @@ class Throughput(Callback):
         self._train_seconds = 0.0
         self._running_since: float | None = None
         self._last_written: tuple[float, int] | None = None
+        self._val_loss: float | None = None
 
     @property
     def train_seconds(self) -> float:
@@ -59,6 +60,8 @@ class Throughput(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
+        if "val/loss" in trainer.callback_metrics:
+            self._val_loss = float(trainer.callback_metrics["val/loss"])
         for logger in trainer.loggers:
             logger.log_metrics({"progress/train_seconds": self.train_seconds}, step=trainer.global_step)
             # What was measured before a checkpoint must survive a kill after it.
@@ -99,6 +102,7 @@ class Throughput(Callback):
             "train_seconds": self.train_seconds,
             "positions_per_second": rate,
             "recovery_step": recovery,
+            "val_loss": self._val_loss,
             "done": step >= trainer.max_steps,
         }
         path = Path(trainer.default_root_dir) / "progress.json"

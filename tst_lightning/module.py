@@ -5,14 +5,14 @@ position reads and predicts is the batch's shape, ``(B, L+1, s)``. See ``bags`` 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
@@ -40,7 +40,7 @@ class CausalLMModule(L.LightningModule):
         optimizer: from parameter groups to an optimizer. Weight decay acts on matrices only: the second group
             (vectors) comes with ``weight_decay=0``.
         learning_rate_schedule: factor by optimizer step.
-        loss: loss of a training step; leave it alone, ``SuperpositionCallback`` changes it.
+        loss_impl: ``chunked`` never holds all logits; ``eager`` does, and is its reference.
 
     Raises:
         UserError: both or neither of ``config`` and ``pretrained``.
@@ -55,7 +55,7 @@ class CausalLMModule(L.LightningModule):
             groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1
         ),
         learning_rate_schedule: WarmupStableDecay = WarmupStableDecay(),  # noqa: B008 (frozen)
-        loss: MultiHotCrossEntropy = MultiHotCrossEntropy(),  # noqa: B008 (frozen)
+        loss_impl: Literal["chunked", "eager"] = "chunked",
     ) -> None:
         super().__init__()
         if (config is None) == (pretrained is None):
@@ -68,8 +68,8 @@ class CausalLMModule(L.LightningModule):
         self.init_seed = init_seed
         self.optimizer_factory = optimizer
         self.learning_rate_schedule = learning_rate_schedule
-        self.loss: Callable[[Tensor, Tensor, Tensor], Tensor] = loss
-        self.next_token_loss = MultiHotCrossEntropy(impl=loss.impl)
+        self.next_token_loss = MultiHotCrossEntropy(impl=loss_impl)
+        self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
         self.mean_val_loss = MeanMetric()
         self.model: nn.Module | None = None
 
@@ -162,9 +162,12 @@ class CausalLMModule(L.LightningModule):
         bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
         if bytes_per_token:
             values["val/bits_per_byte"] = loss / math.log(2) / bytes_per_token
-        self.log_dict(values)
+        self.log_dict(values, logger=False)
         if not self.trainer.sanity_checking:
-            self._log_numbers(self.progress(self.trainer.global_step), self.trainer.global_step)
+            # Lightning would file what is logged while validating one step early.
+            step = self.trainer.global_step
+            numbers = {name: float(value) for name, value in values.items()}
+            self._log_numbers(numbers | self.progress(step), step)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

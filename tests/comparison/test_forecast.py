@@ -30,6 +30,13 @@ def test_time_left_follows_the_pace_of_this_attempt(tmp_path: Path) -> None:
     assert tracker.remaining_seconds == 0
 
 
+def test_the_slow_first_steps_are_no_pace(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, started_time=100.0)
+    write_progress(tmp_path, 110.0, step=1, train_seconds=8.0)
+    tracker.refresh()
+    assert tracker.remaining_seconds is None
+
+
 def test_old_pace_is_forgotten(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, started_time=0.0)
     for written, step in [(10, 0), (20, 100), (1000, 200), (1010, 300)]:

@@ -382,3 +382,12 @@ def test_command_line(tmp_path, corpus, capsys):
     arguments[arguments.index("300")] = "256"
     assert main(["prepare", *arguments]) == 2
     assert "vocab_size is 256: a byte-level BPE needs at least 257" in capsys.readouterr().err
+
+
+def test_32_bit_ids_survive_the_shards(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 200_000, 2500).astype(np.int32)
+    writer = ShardWriter(tmp_path / "split", 1000, np.dtype(np.int32))
+    for part in np.split(ids, [0, 1, 999, 1000, 2400]):
+        writer.append(part)
+    assert writer.close() == (1000, 1000, 500)
+    assert list(itertools.chain(*shard_ids(tmp_path / "split"))) == ids.tolist()

@@ -12,6 +12,9 @@ from tst_lightning.comparison.folder import PROGRESS_FILE
 _WINDOW_SECONDS = 300.0
 """Speed is measured over this much of the past: long enough to hold pauses for validation."""
 
+_FIRST_STEPS = 10
+"""The first steps take longer than the others and tell nothing about them."""
+
 
 class Tracker:
     """Follows the ``progress.json`` of one attempt of one run."""
@@ -51,14 +54,13 @@ class Tracker:
         if last_step > first_step:
             return steps_left * (last_time - first_time) / (last_step - first_step)
         # One sample only: fall back to the mean over all attempts.
-        if self.values["step"] > 0 and self.values.get("train_seconds"):
-            return steps_left * self.values["train_seconds"] / self.values["step"]
-        return None
+        whole = self.whole_seconds
+        return None if whole is None else whole * steps_left / self.values["max_steps"]
 
     @property
     def whole_seconds(self) -> float | None:
         """Training time of the whole run at its mean speed over all attempts."""
-        if not self.values or not self.values["step"] or not self.values.get("train_seconds"):
+        if self.values.get("step", 0) < _FIRST_STEPS or not self.values.get("train_seconds"):
             return None
         return self.values["train_seconds"] / self.values["step"] * self.values["max_steps"]
 
