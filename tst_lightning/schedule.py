@@ -47,7 +47,7 @@ class Schedule:
     @classmethod
     def superposition(cls, bag_size: int, recovery_step: int, superpose_inputs: bool = True) -> "Schedule":
         """Token-Superposition Training: superposition for steps ``[0, recovery_step)``, then recovery."""
-        if recovery_step == 0:
+        if recovery_step == 0 or bag_size == 1:
             return cls()
         read = bag_size if superpose_inputs else 1
         return cls((Stage(0, read, superposed=True), Stage(recovery_step, 1, superposed=False)))

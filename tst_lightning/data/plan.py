@@ -39,7 +39,7 @@ class Span(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """A stage of the schedule in the plan's units; groups are counted per stream."""
+    """Stages of one bag size in a row, in the plan's units; groups are counted per stream."""
 
     index: int
     bag_size: int
@@ -179,7 +179,9 @@ class Plan:
     def _segments(self) -> tuple[_Segment, ...]:
         per_stream = self.global_batch // self.streams
         segments: list[_Segment] = []
-        for index, stage in enumerate(self.schedule.stages):
+        for stage in self.schedule.stages:
+            if segments and stage.bag_size == segments[-1].bag_size:
+                continue  # the same reading goes on, whatever else the stage changes
             first_micro = stage.first_step * self.accumulate
             previous = segments[-1] if segments else None
             first_group = previous.first_group + self._consumed(previous, first_micro) if previous else 0
@@ -187,7 +189,9 @@ class Plan:
             block_groups = 1
             if samples_per_group > 1:
                 block_groups = MICRO_BATCHES_PER_BLOCK * math.ceil(per_stream / samples_per_group)
-            segments.append(_Segment(index, stage.bag_size, first_micro, first_group, samples_per_group, block_groups))
+            segments.append(
+                _Segment(len(segments), stage.bag_size, first_micro, first_group, samples_per_group, block_groups)
+            )
         return tuple(segments)
 
     def _consumed(self, segment: _Segment, end_micro: int) -> int:
