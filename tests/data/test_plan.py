@@ -2,7 +2,7 @@
 
 import pickle
 from collections import Counter
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
@@ -82,8 +82,10 @@ def test_batches_follow_the_reference_order(plan: Plan) -> None:
         mine = [span for batch in got for span in batch[stream * per_stream : (stream + 1) * per_stream]]
         order = reading_order(plan, stream, plan.groups_needed(STEPS) // plan.streams)
         samples, start = [], 0
-        for index, (stage, steps) in enumerate(plan.schedule.spans(STEPS)):
-            parts, wanted = plan.group_rows // stage.bag_size, steps * plan.accumulate * per_stream
+        same_bags = groupby(plan.schedule.spans(STEPS), key=lambda span: span[0].bag_size)
+        for index, (bag_size, spans) in enumerate(same_bags):
+            steps = sum(count for _, count in spans)
+            parts, wanted = plan.group_rows // bag_size, steps * plan.accumulate * per_stream
             block = 1 if parts == 1 else MICRO_BATCHES_PER_BLOCK * -(-per_stream // parts)
             stage_samples: list[Span] = []
             for number in range(-(-wanted // (block * parts))):
@@ -97,8 +99,8 @@ def test_batches_follow_the_reference_order(plan: Plan) -> None:
                 for group_order, part_order in zip(group_orders, part_orders, strict=True):
                     for member in group_order:
                         shard, group = members[member]
-                        row = group * plan.group_rows + int(part_order[member]) * stage.bag_size
-                        stage_samples.append(Span(shard, row * ROW, stage.bag_size * ROW))
+                        row = group * plan.group_rows + int(part_order[member]) * bag_size
+                        stage_samples.append(Span(shard, row * ROW, bag_size * ROW))
                 start += block
             samples += stage_samples[:wanted]
         assert mine == samples
