@@ -90,11 +90,12 @@ def _load(command: str) -> Callable[..., int | None]:
 
 
 def _run_function(function: Callable[..., int | None], arguments: list[str]) -> int:
-    """Call a function with its parameters as flags; its docstring is the help."""
+    """Call a function with its parameters as flags; its docstring is the help. ``report`` takes its folder bare."""
     from jsonargparse import auto_cli
 
+    positional = function.__name__ == "report"
     with as_user_error():
-        return auto_cli(function, args=arguments, as_positional=False, parser_mode="yaml", exit_on_error=False) or 0
+        return auto_cli(function, args=arguments, as_positional=positional, exit_on_error=False, prog=f"tst-lightning {function.__name__}") or 0
 
 
 if __name__ == "__main__":

@@ -62,12 +62,12 @@ def test_model_folder_with_its_own_tokenizer(model, tokenizer, items_dir: Path, 
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
         ({"device": "toaster"}, "device 'toaster' cannot be used"),
         ({"data_dir": "nowhere"}, "no tokenizer at 'nowhere"),
-        ({"checkpoint_path": "nowhere.ckpt"}, "no checkpoint at 'nowhere.ckpt'"),
+        ({"ckpt_path": "nowhere.ckpt"}, "no checkpoint at 'nowhere.ckpt'"),
     ],
 )
 def test_mistakes(checkpoint: Path, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate(**{"checkpoint_path": str(checkpoint), "tasks": ["heldout"], "device": "cpu"} | change)
+        evaluate(**{"ckpt_path": str(checkpoint), "tasks": ["heldout"], "device": "cpu"} | change)
 
 
 def test_unknown_data_folder(checkpoint: Path, tmp_path: Path) -> None:

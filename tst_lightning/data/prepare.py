@@ -72,24 +72,18 @@ def prepare(
     """
     _require_valid_values(locals())
     target = Path(output_dir)
-    options = {
-        "source": source.options(),
-        "source_content": source.content(),
+    options = _source_options(source, validation_source) | {
         "tokenizer": tokenizer.options(),
         "validation_fraction": validation_fraction if validation_source is None else None,
-        "validation_source": validation_source and validation_source.options(),
-        "validation_content": validation_source and validation_source.content(),
         "shard_tokens": shard_tokens,
         "max_documents": max_documents,
         "max_bytes": max_bytes,
         "evaluation_items": evaluation_items,
         "seed": seed,
     }
-    may_change = [
-        name
-        for name, corpus in (("source_content", source), ("validation_content", validation_source))
-        if corpus is not None and not corpus.content_must_match
-    ]
+    may_change = [] if source.content_must_match else ["source_content"]
+    if validation_source is not None and not validation_source.content_must_match:
+        may_change.append("validation_content")
     if already_prepared(target, options, may_change, overwrite):
         return
     corpus = Corpus(source, validation_source, validation_fraction, max_documents, max_bytes)
@@ -98,6 +92,15 @@ def prepare(
         manifest = _write(folder, corpus, tokenizer, options, threads or available_cores())
         manifest.save(folder)
     _print_summary(target, manifest, time.perf_counter() - started)
+
+
+def _source_options(source: TextSource, validation_source: TextSource | None) -> dict[str, Any]:
+    return {
+        "source": source.options(),
+        "source_content": source.content(),
+        "validation_source": validation_source and validation_source.options(),
+        "validation_content": validation_source and validation_source.content(),
+    }
 
 
 def _require_valid_values(values: dict[str, Any]) -> None:

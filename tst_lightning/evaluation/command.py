@@ -7,8 +7,8 @@ from tst_lightning.errors import UserError
 
 
 def evaluate(
-    checkpoint_path: str,
-    tasks: list[str],
+    ckpt_path: str,
+    tasks: list[str] | str,
     data_dir: str | None = None,
     output_dir: str | None = None,
     limit: int | None = None,
@@ -23,8 +23,8 @@ def evaluate(
     folder and need no network. Tasks of lm-eval, such as arc_easy, are downloaded once.
 
     Args:
-        checkpoint_path: A .ckpt file of a fit run, or a Hugging Face model folder.
-        tasks: Names of tasks, groups or tags, or paths of task YAML files, e.g. '[heldout, arc_easy]'.
+        ckpt_path: A .ckpt file of a fit run, or a Hugging Face model folder.
+        tasks: Names of tasks, groups or tags, or paths of task YAML files, such as heldout,arc_easy.
         data_dir: The prepared data folder: its tokenizer, and its items of the bundled tasks. Default: the one
             that a .ckpt was trained on; for a model folder, the tokenizer in that folder.
         output_dir: Where to write lm-eval's results and samples files. Replaced if it exists. Default: nowhere.
@@ -36,25 +36,26 @@ def evaluate(
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
         precision: 32, or autocast to bf16 or 16 in the forward pass. The log-softmax is always 32-bit.
     """
+    tasks = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else tasks
     _check(tasks, limit, max_length, batch_tokens)
     import torch
 
     from tst_lightning.checkpoint import load_model, read_checkpoint
 
     hosting = _check_device(device)
-    checkpoint = {} if Path(checkpoint_path).is_dir() else read_checkpoint(checkpoint_path)
+    checkpoint = {} if Path(ckpt_path).is_dir() else read_checkpoint(ckpt_path)
     data_dir = data_dir or checkpoint.get("data_dir") or None
-    tokenizer = load_tokenizer(data_dir, fallback=checkpoint_path)
+    tokenizer = load_tokenizer(data_dir, fallback=ckpt_path)
     from tst_lightning.evaluation.run import evaluate_tasks, save_results
     from tst_lightning.evaluation.task_loading import load_tasks
 
     loaded = load_tasks(tasks, data_dir)
-    model, step = load_model(checkpoint_path)
+    model, step = load_model(ckpt_path)
     results = evaluate_tasks(
         model.to(hosting),
         tokenizer,
         loaded,
-        source=checkpoint_path,
+        source=ckpt_path,
         limit=limit,
         max_length=max_length or _trained_length(checkpoint, model),
         batch_tokens=batch_tokens,
@@ -97,8 +98,8 @@ def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = No
 
 
 def _check(tasks: list[str], limit: int | None, max_length: int | None, batch_tokens: int | None) -> None:
-    if not tasks:
-        raise UserError("no tasks given: name at least one, for example --tasks '[heldout]'")
+    if not tasks or not all(tasks):
+        raise UserError("no tasks given, or an empty name: name at least one, for example --tasks heldout")
     for name, value in (("limit", limit), ("max_length", max_length), ("batch_tokens", batch_tokens)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}, and must be at least 1")
