@@ -1,12 +1,13 @@
 """Throughput: how fast the run is, how long it still takes, in a file that others may watch."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tst_lightning.files import write_atomically
 
 
 class Throughput(Callback):
@@ -105,8 +106,4 @@ class Throughput(Callback):
             "val_loss": self._val_loss,
             "done": step >= trainer.max_steps,
         }
-        path = Path(trainer.default_root_dir) / "progress.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".json.partial")
-        aside.write_text(json.dumps(content, indent=1))
-        os.replace(aside, path)
+        write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(content, indent=1))

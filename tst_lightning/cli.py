@@ -93,9 +93,9 @@ def _run_function(function: Callable[..., int | None], arguments: list[str]) -> 
     """Call a function with its parameters as flags; its docstring is the help. ``report`` takes its folder bare."""
     from jsonargparse import auto_cli
 
-    positional = function.__name__ == "report"
+    options = {"as_positional": function.__name__ == "report", "prog": f"tst-lightning {function.__name__}"}
     with as_user_error():
-        return auto_cli(function, args=arguments, as_positional=positional, exit_on_error=False, prog=f"tst-lightning {function.__name__}") or 0
+        return auto_cli(function, args=arguments, exit_on_error=False, **options) or 0
 
 
 if __name__ == "__main__":

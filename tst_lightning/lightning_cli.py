@@ -3,7 +3,9 @@
 import contextlib
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -11,10 +13,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from tst_lightning.data.datamodule import TokenDataModule
+from tst_lightning.errors import UserError
+from tst_lightning.files import require_writable
 from tst_lightning.module import CausalLMModule
 from tst_lightning.parsing import as_user_error
 
-PARSER = {"exit_on_error": False} | {name: {"exit_on_error": False} for name in ("fit", "validate", "test")}
+_STRICT = {"exit_on_error": False, "allow_abbrev": False}
+PARSER = _STRICT | dict.fromkeys(("fit", "validate", "test"), _STRICT)
+"""Errors are raised instead of printed, and ``--trainer.max_step`` is a mistake, not ``max_steps``."""
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -53,17 +59,46 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"trainer.use_distributed_sampler": False})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        require_checkpoint(self.config[self.config.subcommand].ckpt_path)
+
     def before_instantiate_classes(self) -> None:
         """Log to TensorBoard in the run's folder unless the config says otherwise; only while fitting."""
         trainer = self.config[self.subcommand].trainer
         if self.subcommand != "fit":
             trainer.logger = False
-        elif trainer.logger is None or trainer.logger is True:
+            return
+        require_writable(trainer.default_root_dir or ".", "trainer.default_root_dir")
+        if trainer.logger is None or trainer.logger is True:
             folder = trainer.default_root_dir or "."
             trainer.logger = Namespace(
                 class_path="lightning.pytorch.loggers.TensorBoardLogger",
                 init_args=Namespace(save_dir=folder, name="", version=""),
             )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"the Trainer refuses its options: {error}") from error
+
+
+def require_checkpoint(path: str | None) -> None:
+    """Refuse a ``ckpt_path`` that is none, before anything is built.
+
+    Raises:
+        UserError: no such file, or a file that is no whole checkpoint.
+    """
+    if path is None or path in ("last", "best", "hpc") or str(path).startswith("registry"):
+        return
+    if not Path(path).exists():
+        raise UserError(f"there is no checkpoint at '{path}': a run keeps its own in DEFAULT_ROOT_DIR/checkpoints")
+    # torch.save writes a zip archive, whose table of contents is its end.
+    if Path(path).is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"'{path}' is not a whole checkpoint: give a .ckpt file that a `fit` has written")
 
 
 class _Parsed(Exception):

@@ -37,8 +37,9 @@ class CausalLMModule(L.LightningModule):
             from random weights.
         pretrained: instead of ``config``, a folder or hub name to start from.
         init_seed: seed of the random weights, apart from every other seed.
-        optimizer: from parameter groups to an optimizer. Weight decay acts on matrices only: the second group
-            (vectors) comes with ``weight_decay=0``.
+        optimizer: from parameter groups to an optimizer; by default the paper's AdamW (learning rate 1e-3, betas
+            0.9 and 0.95, weight decay 0.1). Weight decay acts on matrices only: the second group (vectors) comes
+            with ``weight_decay=0``.
         learning_rate_schedule: factor by optimizer step.
         loss_impl: ``chunked`` never holds all logits; ``eager`` does, and is its reference.
 
@@ -51,9 +52,7 @@ class CausalLMModule(L.LightningModule):
         config: PretrainedConfig | None = None,
         pretrained: str | None = None,
         init_seed: int = 0,
-        optimizer: OptimizerCallable = lambda groups: torch.optim.AdamW(
-            groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1
-        ),
+        optimizer: OptimizerCallable | None = None,
         learning_rate_schedule: WarmupStableDecay = WarmupStableDecay(),  # noqa: B008 (frozen)
         loss_impl: Literal["chunked", "eager"] = "chunked",
     ) -> None:
@@ -66,7 +65,7 @@ class CausalLMModule(L.LightningModule):
         self.config = load_config(pretrained) if config is None else config
         self.pretrained = pretrained
         self.init_seed = init_seed
-        self.optimizer_factory = optimizer
+        self.optimizer_factory = optimizer or papers_adamw
         self.learning_rate_schedule = learning_rate_schedule
         self.next_token_loss = MultiHotCrossEntropy(impl=loss_impl)
         self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
@@ -76,7 +75,12 @@ class CausalLMModule(L.LightningModule):
     # Model ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse data that the model cannot read, before anything is built."""
+        """Refuse data that the model cannot read, and a run without an end, before anything is built."""
+        if stage == "fit" and self.trainer.max_steps < 1:
+            raise UserError(
+                f"trainer.max_steps={self.trainer.max_steps}, and learning rate and data are planned by step: "
+                "set trainer.max_steps to the number of optimizer steps"
+            )
         data = self.trainer.datamodule
         config = self.config.get_text_config()
         vocab_size = getattr(data, "vocab_size", None)
@@ -162,8 +166,9 @@ class CausalLMModule(L.LightningModule):
         bytes_per_token = getattr(self.trainer.datamodule, "bytes_per_token", None)
         if bytes_per_token:
             values["val/bits_per_byte"] = loss / math.log(2) / bytes_per_token
-        self.log_dict(values, logger=False)
-        if not self.trainer.sanity_checking:
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(values, logger=not fitting)
+        if fitting and not self.trainer.sanity_checking:
             # Lightning would file what is logged while validating one step early.
             step = self.trainer.global_step
             numbers = {name: float(value) for name, value in values.items()}
@@ -197,6 +202,11 @@ class CausalLMModule(L.LightningModule):
         """Add what rebuilds the model without this class: its configuration and the data it was trained on."""
         checkpoint["hugging_face_config"] = self.config.to_dict()
         checkpoint["data_dir"] = str(getattr(self.trainer.datamodule, "data_dir", ""))
+
+
+def papers_adamw(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW with the paper's betas and weight decay (section 4); the learning rate depends on the model's size."""
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
 
 def load_config(name: str) -> PretrainedConfig:

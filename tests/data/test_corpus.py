@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from tst_lightning.data import hub
+from tst_lightning import hub
 from tst_lightning.data.corpus import JsonLines, Parquet, TextFiles
 from tst_lightning.data.huggingface import HuggingFaceDataset
 from tst_lightning.errors import UserError

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tst_lightning.data import hub
+from tst_lightning import hub
 from tst_lightning.data.tokenizer import END_OF_TEXT, Bytes, Document, Encoder, Pretrained, TrainedBPE
 from tst_lightning.errors import UserError
 

@@ -124,7 +124,7 @@ def test_reachable_hub_is_asked_after_the_cache(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(task_loading, "_why_no_hub", lambda: None)
+    monkeypatch.setattr(task_loading, "why_no_hub", lambda: None)
     loaded = load_tasks(["arc_easy"])
     assert offline == [True, False]
     assert loaded["tasks"]["arc_easy"].get_config("num_fewshot") == 0

@@ -9,7 +9,7 @@ import numpy as np
 
 from tst_lightning.comparison import folder as run_files
 from tst_lightning.comparison.experiment import Experiment, run_folder
-from tst_lightning.comparison.files import read_json
+from tst_lightning.files import read_json
 
 CONFIG_FILE = "config.yaml"
 CURVE_TAGS = {

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tst_lightning.comparison.experiment import Experiment, Overlay, Run
 from tst_lightning.errors import UserError
-
-_PROBE_BYTES = 1 << 20
+from tst_lightning.files import require_writable
 
 
 def compare(
@@ -91,7 +90,7 @@ def run_experiment(
     from tst_lightning.comparison.runner import Interrupted, Runner, failure_message
 
     program = FIT_PROGRAM if program is None else program
-    _check_writable(experiment.output_dir)
+    require_writable(experiment.output_dir, "output_dir")
     with exclusive(experiment.output_dir):
         check_identity(list(runs))
         experiment.save()
@@ -140,19 +139,6 @@ def _check_commands(experiment: Experiment, runs: Sequence[Run]) -> None:
             parse_fit(run.arguments[1:])
         except UserError as error:
             raise UserError(f"arm '{run.arm}': {error}\n  its command: {run.command}") from error
-
-
-def _check_writable(folder: Path) -> None:
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(bytes(_PROBE_BYTES))
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output_dir '{folder}' cannot be written ({error.strerror or error}): "
-            "make room, make it writable, or choose another"
-        ) from error
 
 
 def _prepare(prepare: Sequence[str], program: Sequence[str]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from tst_lightning.comparison.files import write_atomically
 from tst_lightning.errors import UserError
+from tst_lightning.files import write_atomically
 
 PROGRAM = "tst-lightning"
 EXPERIMENT_FILE = "experiment.json"

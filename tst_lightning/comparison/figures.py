@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tst_lightning.comparison.files import write_atomically
 from tst_lightning.comparison.sentences import CHANCE
 from tst_lightning.comparison.summary import ArmSummary, ScoreSummary
+from tst_lightning.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.comparison.experiment import PROGRAM, Run
-from tst_lightning.comparison.files import read_json, write_atomically
 from tst_lightning.errors import UserError
+from tst_lightning.files import read_json, write_atomically
 
 COMMAND_FILE = "command.txt"
 IDENTITY_FILE = "run.json"

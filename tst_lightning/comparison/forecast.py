@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tst_lightning.comparison.files import read_json
 from tst_lightning.comparison.folder import PROGRESS_FILE
+from tst_lightning.files import read_json
 
 _WINDOW_SECONDS = 300.0
 """Speed is measured over this much of the past: long enough to hold pauses for validation."""

@@ -12,11 +12,11 @@ from tst_lightning.comparison.display import duration
 from tst_lightning.comparison.document import to_html, to_markdown
 from tst_lightning.comparison.experiment import Experiment
 from tst_lightning.comparison.figures import draw_figures
-from tst_lightning.comparison.files import write_atomically
 from tst_lightning.comparison.folder import now_utc
 from tst_lightning.comparison.sentences import verdict
 from tst_lightning.comparison.summary import ArmSummary, summarize_arms
 from tst_lightning.errors import UserError
+from tst_lightning.files import write_atomically
 
 FORMAT_VERSION = 1
 _TERMINAL_SCORES = 4

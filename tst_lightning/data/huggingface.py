@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.data.corpus import TextSource
-from tst_lightning.data.hub import cache_only_without_hub
 from tst_lightning.errors import UserError
+from tst_lightning.hub import cache_only_without_hub
 
 
 class HuggingFaceDataset(TextSource):

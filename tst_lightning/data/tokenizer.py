@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tst_lightning.data.corpus import class_options
-from tst_lightning.data.hub import cache_only_without_hub
 from tst_lightning.errors import UserError
+from tst_lightning.hub import cache_only_without_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

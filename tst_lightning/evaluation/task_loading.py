@@ -4,17 +4,11 @@ Three kinds of names: the bundled tasks (``heldout_last_word``, ``heldout_contin
 both), whose items lie in a prepared data folder; lm-eval's own; and paths of task YAML files.
 """
 
-import contextlib
-import os
-import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import datasets
-import huggingface_hub.constants
 from lightning.pytorch.utilities.seed import isolate_rng
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -23,10 +17,10 @@ from tst_lightning.data.heldout import CONTINUATION, LAST_WORD
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation.builtin_tasks import folders_defining, similar_names
 from tst_lightning.evaluation.quiet import quiet
+from tst_lightning.hub import hub_offline, why_no_hub
 
 BUNDLED = (LAST_WORD, CONTINUATION)
 BUNDLED_GROUP = "heldout"
-_PROBE_SECONDS = 3.0
 _FEWSHOT_SEED = 1234
 """lm-eval's own default."""
 
@@ -142,7 +136,7 @@ def _load_other(name: str, manager: TaskManager) -> dict[str, Any]:
             f"{f'(did you mean{similar}?)' if similar else ''} or the path of a task's YAML file"
         )
     try:
-        with _hub_offline():
+        with hub_offline():
             return manager.load([name])
     except Exception as error:
         local_error = error
@@ -159,7 +153,7 @@ def _demand_hub(name: str, manager: TaskManager, local_error: Exception) -> None
     """Return if it makes sense to try the hub; else say how the data can be had."""
     if isinstance(local_error, ImportError):
         raise UserError(f"task '{name}' needs a package that is not installed: {local_error}") from local_error
-    reason = _why_no_hub()
+    reason = why_no_hub()
     if reason is None:
         return
     source = _dataset_path(name, manager)
@@ -169,39 +163,6 @@ def _demand_hub(name: str, manager: TaskManager, local_error: Exception) -> None
         "with a connection and keep the cache (HF_HOME), or choose tasks that need no download "
         f"({', '.join(BUNDLED)})"
     ) from local_error
-
-
-def _why_no_hub() -> str | None:
-    """Why the Hugging Face hub cannot be asked; None if it can.
-
-    A probe of its own: ``datasets`` retries a dead connection for 23 s, and a silent one for minutes.
-    """
-    if huggingface_hub.constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids downloads"
-    address = urlsplit(huggingface_hub.constants.ENDPOINT)
-    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
-    if proxy:
-        address = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        socket.create_connection((address.hostname, port), timeout=_PROBE_SECONDS).close()
-    except OSError as error:
-        return f"the hub at {address.hostname} cannot be reached ({error})"
-    return None
-
-
-@contextlib.contextmanager
-def _hub_offline() -> Iterator[None]:
-    """Let loading fail at once where the data is not cached. The flags are read at each use."""
-    modules = (huggingface_hub.constants, datasets.config)
-    before = [module.HF_HUB_OFFLINE for module in modules]
-    for module in modules:
-        module.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value
 
 
 def _dataset_path(name: str, manager: TaskManager) -> str | None:
