@@ -1,12 +1,13 @@
 """Evaluate lm-eval tasks on the model while it trains and when it is done."""
 
-import time
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
+from callbacks.throughput import Throughput
 from tst_lightning.errors import UserError
 
 
@@ -66,8 +67,6 @@ class DownstreamEvaluation(pl.Callback):
         self.max_length = max_length
         self.at_end = at_end
         self.data_dir = data_dir
-        self.seconds = 0.0
-        """Time spent evaluating in this process so far: not training time."""
         self._loaded: dict[str, Any] | None = None
         self._tokenizer: Any = None
         self._step_before: int | None = None
@@ -104,7 +103,11 @@ class DownstreamEvaluation(pl.Callback):
         # Under gradient accumulation most batches make no step, and a resumed run starts on a round number.
         stepped = trainer.global_step != self._step_before
         if stepped and self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
-            self._evaluate(trainer, pl_module)
+            clocks = [callback for callback in trainer.callbacks if isinstance(callback, Throughput)]
+            with contextlib.ExitStack() as pauses:
+                for clock in clocks:
+                    pauses.enter_context(clock.paused())
+                self._evaluate(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: by now the last checkpoint is written, and a run that was killed while it
@@ -116,7 +119,6 @@ class DownstreamEvaluation(pl.Callback):
         from tst_lightning.evaluation.adapter import Shard
         from tst_lightning.evaluation.run import evaluate_tasks, save_results, scores
 
-        started = time.monotonic()
         step = trainer.global_step
         results = evaluate_tasks(
             pl_module.model,
@@ -140,7 +142,6 @@ class DownstreamEvaluation(pl.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(tagged, step=step)
         self._evaluated_step = step
-        self.seconds += time.monotonic() - started
 
     def _longest_input(self, trainer: pl.Trainer, model: Any) -> int | None:
         """Not beyond the training length: a model may have positions that it never trained."""

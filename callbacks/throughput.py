@@ -1,7 +1,9 @@
-"""Throughput: how fast the run is, how long it still takes, in a file that others may watch."""
+"""Throughput: how fast the run is and how far, in a file that others may watch."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,17 @@ class Throughput(Callback):
         """Seconds spent training, over all sessions of a resumed run, validation left out."""
         running = 0.0 if self._running_since is None else time.monotonic() - self._running_since
         return self._train_seconds + running
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time within the block is not training time: for callbacks that do other work between two steps."""
+        running = self._running_since is not None
+        self._stop_clock()
+        try:
+            yield
+        finally:
+            if running:
+                self._resume_clock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._resume_clock()

@@ -42,8 +42,7 @@ def tiny_trainer(folder: Path, max_steps: int, callbacks=(), save_every: int = 0
         max_steps=max_steps,
         max_epochs=-1,
         callbacks=[*callbacks, *checkpoints],
-        enable_checkpointing=bool(save_every),
-        **(quiet | usual | options),
+        **(quiet | usual | {"enable_checkpointing": bool(save_every)} | options),
     )
 
 
