@@ -82,6 +82,7 @@ class SuperpositionCallback(Callback):
         self.schedule = Schedule()
         self._stage: Stage | None = None
         self._hook = None
+        self._saved_state: dict[str, Any] = {}
 
     # Before work ----------------------------------------------------------------------------------------
 
@@ -124,6 +125,8 @@ class SuperpositionCallback(Callback):
     # While training -------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a checkpoint of another schedule; teach the embedding to take bags."""
+        self._require_same_run()
         self._next_token_loss = pl_module.loss
         self._hook = superpose_embedding(pl_module.get_input_embeddings())
 
@@ -158,9 +161,12 @@ class SuperpositionCallback(Callback):
         return {"version": 1, "schedule": self.schedule.as_dict(), "weights": list(self.weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained under another schedule: nothing else is kept."""
+        """Keep what the checkpoint was trained with, for ``on_fit_start``: a validation may go on with any."""
+        self._saved_state = state_dict
+
+    def _require_same_run(self) -> None:
         for name, current in self.state_dict().items():
-            saved = state_dict.get(name)
+            saved = self._saved_state.get(name, current)
             if saved != current:
                 raise UserError(
                     f"the checkpoint was trained with superposition {name} {saved}, this run has {current}: "

@@ -93,7 +93,10 @@ def test_fit_validate_test_and_resume(fit, tst, tmp_path, capsys):
 
     files = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     for command in ("validate", "test"):
-        assert cli.main([command, *fit[1:], "--ckpt_path", str(run / "checkpoints/last.ckpt")]) == 0
+        assert (
+            cli.main([command, "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints/last.ckpt")])
+            == 0
+        )
         assert "val/bits_per_byte" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == files, "validating writes nothing"
 

@@ -121,6 +121,7 @@ def test_logs_count_what_was_read_and_paid_for(logged):
         assert scalars["progress/positions"][step] == positions * step
         assert scalars["progress/flops"][step] == pytest.approx(positions * step * per_position, rel=1e-6)
         assert scalars["progress/bag_size"][step] == (4 if step <= 2 else 1)
+        assert scalars["progress/superposed"][step] == (1 if step <= 2 else 0)
     assert sorted(scalars["train/learning_rate"]) == [1, 2, 3, 4, 5, 6]
 
 

@@ -10,6 +10,7 @@ Shape suffixes: N positions (rows of logits), s targets of a position, d width, 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -27,11 +28,17 @@ def target_weights(targets_Ns: Tensor, weights: tuple[float, ...], dtype: torch.
     Ignored targets weigh nothing and their position's other targets take their part; positions without any
     valid target do not count.
     """
-    weights_s = torch.tensor(weights, dtype=dtype, device=targets_Ns.device)
-    weights_Ns = weights_s * (targets_Ns != IGNORE)
+    weights_Ns = _on_device(weights, dtype, targets_Ns.device) * (targets_Ns != IGNORE)
     total_N1 = weights_Ns.sum(-1, keepdim=True)
     positions = (total_N1 > 0).sum().clamp(min=1)
     return weights_Ns / (total_N1.clamp(min=torch.finfo(dtype).tiny) * positions)
+
+
+@lru_cache(maxsize=64)
+def _on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied once: a copy from the host on every step would make it wait for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(weights, dtype=dtype, device=device)
 
 
 def multi_hot_cross_entropy(logits_NV: Tensor, targets_Ns: Tensor, weights: tuple[float, ...]) -> Tensor:

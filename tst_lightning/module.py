@@ -180,7 +180,7 @@ class CausalLMModule(L.LightningModule):
     # Accounting -----------------------------------------------------------------------------------------
 
     def progress(self, steps: int) -> dict[str, int]:
-        """``progress/*`` after ``steps`` optimizer steps: bag size, data tokens, positions, FLOPs.
+        """``progress/*`` after ``steps`` optimizer steps: data tokens, positions, FLOPs; bag size and phase.
 
         Counts over all devices, exact, from the schedule alone (``accounting``).
         """
@@ -189,7 +189,8 @@ class CausalLMModule(L.LightningModule):
         rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
         per_position = flops_per_position(self.model, data.sequence_length)
         counts = Accounting(schedule, rows * data.sequence_length, per_position).after(steps)
-        counts["bag_size"] = schedule.bag_size(max(0, steps - 1))
+        last_stage = schedule.stage(max(0, steps - 1))
+        counts |= {"bag_size": last_stage.bag_size, "superposed": int(last_stage.superposed)}
         return {f"progress/{name}": value for name, value in counts.items()}
 
     def _log_numbers(self, numbers: dict[str, float], step: int) -> None:
