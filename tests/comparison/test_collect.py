@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -42,15 +41,6 @@ def test_a_cut_off_event_file_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("events*")
     path.write_bytes(path.read_bytes()[:-7])
     assert read_curve(tmp_path).val_loss == [3.0, 2.0]
-
-
-def test_a_loss_that_lightning_filed_one_step_early_belongs_to_its_step(tmp_path: Path) -> None:
-    points = validation_points({100: 3.0, 200: 2.0}, bag_size=4, switch=150)
-    write_events(tmp_path, [(tag, step - tag.startswith("val/"), value) for tag, step, value in points])
-    curve = read_curve(tmp_path)
-    assert (curve.steps, curve.val_loss) == ([100, 200], [3.0, 2.0])
-    assert curve.data_tokens == [4 * 409_600, 819_200 + 3 * 150 * 4096]
-    assert curve.bits_per_byte == pytest.approx([3.0 / math.log(2), 2.0 / math.log(2)])
 
 
 def test_status_of_runs(tmp_path: Path) -> None:

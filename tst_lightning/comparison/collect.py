@@ -105,9 +105,6 @@ def read_run(arm: str, seed: int, folder: Path) -> RunResult:
 def read_curve(folder: Path) -> Curve:
     """Validation losses of a run with what had been spent at each."""
     scalars = read_scalars(folder, [_LOSS_TAG, *CURVE_TAGS.values()])
-    counted = scalars[CURVE_TAGS["flops"]]
-    for tag in (_LOSS_TAG, CURVE_TAGS["bits_per_byte"]):
-        scalars[tag] = _at_counted_steps(scalars[tag], counted)
     losses = scalars[_LOSS_TAG]
     losses.pop(0, None)
     steps = sorted(losses)
@@ -180,11 +177,6 @@ def _scores(results: dict[str, Any]) -> tuple[Score, ...]:
                 )
             )
     return tuple(scores)
-
-
-def _at_counted_steps(series: dict[int, float], counted: dict[int, float]) -> dict[int, float]:
-    """Put right what Lightning files one step early: a module logs while the step is not counted yet."""
-    return {step + (step not in counted and step + 1 in counted): value for step, value in series.items()}
 
 
 def _at_steps(steps: list[int], series: dict[int, float]) -> list[float]:

@@ -158,7 +158,7 @@ def _origin_section(experiment: Experiment, arms: dict[str, ArmSummary]) -> list
         Paragraph("Each run is one command:"),
         Code("\n".join(commands) or "(no run has started)"),
         Paragraph("This report, from the runs' folders:"),
-        Code(shlex.join([PROGRAM, "report", "--output_dir", str(experiment.output_dir)])),
+        Code(shlex.join([PROGRAM, "report", str(experiment.output_dir)])),
     ]
 
 
