@@ -47,12 +47,25 @@ def test_bundled_tasks_from_any_working_directory(items_dir: Path, tmp_path: Pat
     last_word, continuation = loaded["tasks"].values()
     document = next(iter(last_word.test_docs()))
     assert last_word.doc_to_text(document) == "The river number 0 was seen near the"
-    assert last_word.doc_to_target(document) == "river"
+    assert last_word.doc_to_target(document) == " river"
     assert continuation.doc_to_choice(next(iter(continuation.test_docs())))[0] == "river and came home 0"
     assert len(last_word.test_docs()) == len(continuation.test_docs()) == 12
     files = last_word.get_config("dataset_kwargs")["data_files"]
     assert files == {"test": str((items_dir / "evaluation" / f"{LAST_WORD}.jsonl").resolve())}
     assert list(tmp_path.iterdir()) == []  # nothing is left in the user's cache
+
+
+@pytest.mark.parametrize("name", [LAST_WORD, CONTINUATION])
+def test_what_is_scored_reads_as_the_text_did(items_dir: Path, name: str) -> None:
+    """Context and what is scored join to running text: one space between them, none doubled."""
+    task = load_tasks([name], items_dir)["tasks"][name]
+    task.build_all_requests(limit=12)
+    pairs = [instance.args for instance in task.instances]
+    assert len(pairs) == (12 if name == LAST_WORD else 48)
+    for context, continuation in pairs:
+        assert not context.endswith(" ")
+        assert continuation.startswith(" ")
+        assert not continuation.startswith("  ")
 
 
 def test_edited_items_are_not_served_from_a_cache(items_dir: Path, tmp_path: Path) -> None:
