@@ -80,7 +80,7 @@ class DownstreamEvaluation(pl.Callback):
         """
         if stage != "fit":
             return
-        from tst_lightning.evaluation.command import load_tokenizer
+        from tst_lightning.data.tokenizer import load_tokenizer
         from tst_lightning.evaluation.task_loading import load_tasks
 
         data_dir = self.data_dir or getattr(trainer.datamodule, "data_dir", None)
@@ -112,21 +112,29 @@ class DownstreamEvaluation(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_train_end: by now the last checkpoint is written, and a run that was killed while it
         # evaluated does so when it is resumed at its last step. An exception ends a run without this hook.
-        if self.at_end and self._evaluated_step != trainer.global_step:
+        if not self.at_end or self._evaluated_step == trainer.global_step:
+            return
+        # Lightning has moved the model to the CPU by now.
+        device = pl_module.model.device
+        pl_module.model.to(trainer.strategy.root_device)
+        try:
             self._evaluate(trainer, pl_module)
+        finally:
+            pl_module.model.to(device)
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         from tst_lightning.evaluation.adapter import Shard
-        from tst_lightning.evaluation.run import evaluate_tasks, save_results, scores
+        from tst_lightning.evaluation.run import evaluate_tasks, longest_input, save_results, scores
 
         step = trainer.global_step
+        sequence_length = getattr(trainer.datamodule, "sequence_length", None)
         results = evaluate_tasks(
             pl_module.model,
             self._tokenizer,
             self._loaded,
             source=f"{trainer.default_root_dir} step={step}",
             limit=self.limit,
-            max_length=self._longest_input(trainer, pl_module.model),
+            max_length=longest_input(pl_module.model, self.max_length or sequence_length),
             batch_tokens=self.batch_tokens,
             forward_context=trainer.precision_plugin.forward_context,
             shard=Shard(
@@ -142,9 +150,3 @@ class DownstreamEvaluation(pl.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(tagged, step=step)
         self._evaluated_step = step
-
-    def _longest_input(self, trainer: pl.Trainer, model: Any) -> int | None:
-        """Not beyond the training length: a model may have positions that it never trained."""
-        trained = self.max_length or getattr(trainer.datamodule, "sequence_length", None)
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return min(trained, positions or trained) if trained else None

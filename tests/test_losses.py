@@ -118,6 +118,23 @@ def test_bf16_error_is_no_larger_than_plain_cross_entropys(impl, bag_size):
     assert abs(ours - exact) <= 2 * abs(plain - exact) + 1e-4
 
 
+@pytest.mark.parametrize("scale", [1.0, 65536.0])
+def test_fp16_gradients_survive_loss_scaling(scale):
+    """Against fp64: what a mean over many positions leaves of a gradient must neither underflow nor overflow."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(4096, 16), torch.randn(512, 16) / 4
+    targets, weights = torch.randint(512, (4096, 2)), bag_weights("uniform", 2)
+    exact_inputs = [tensor.double().requires_grad_() for tensor in (hidden, head)]
+    exact = multi_hot_cross_entropy(exact_inputs[0] @ exact_inputs[1].T, targets, weights)
+    inputs = [tensor.half().requires_grad_() for tensor in (hidden, head)]
+    loss = linear_multi_hot_cross_entropy(*inputs, targets, weights)
+    expected, got = (torch.autograd.grad(value * scale, tensors) for value, tensors in
+                     ((exact, exact_inputs), (loss, inputs)))  # fmt: skip
+    limits = (0.05 if scale == 1 else 0.005, 0.005)  # unscaled, the hidden gradient itself is subnormal in fp16
+    for ours, reference, limit in zip(got, expected, limits, strict=True):
+        assert ((ours.double() - reference).norm() / reference.norm()).item() < limit
+
+
 def test_autocast_gradients_keep_the_parameters_dtype():
     hidden = torch.randn(1, 8, 16, requires_grad=True)
     head = torch.randn(20, 16, requires_grad=True)

@@ -22,16 +22,20 @@ CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
 """Logits held at a time, by device type: what fits the cache of a CPU core; 512 MiB in fp32 on a GPU."""
 
 
-def target_weights(targets_Ns: Tensor, weights: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    """Each target's share of the mean loss, ``(N, s)`` in ``dtype``, summing to 1 over the whole batch.
+def target_weights(targets_Ns: Tensor, weights: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Each target's weight in its position's loss, and each position's in the mean.
 
     Ignored targets weigh nothing and their position's other targets take their part; positions without any
     valid target do not count.
+
+    Returns:
+        ``(N, s)`` in ``dtype``, summing to 1 over each position that counts and to 0 elsewhere; and a scalar,
+        1 over the number of positions that count.
     """
     weights_Ns = _on_device(weights, dtype, targets_Ns.device) * (targets_Ns != IGNORE)
     total_N1 = weights_Ns.sum(-1, keepdim=True)
-    positions = (total_N1 > 0).sum().clamp(min=1)
-    return weights_Ns / (total_N1.clamp(min=torch.finfo(dtype).tiny) * positions)
+    per_position = 1 / (total_N1 > 0).sum().clamp(min=1).to(dtype)
+    return weights_Ns / total_N1.clamp(min=torch.finfo(dtype).tiny), per_position
 
 
 @lru_cache(maxsize=64)
@@ -55,9 +59,9 @@ def multi_hot_cross_entropy(logits_NV: Tensor, targets_Ns: Tensor, weights: tupl
         A scalar, in nats.
     """
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    shares_Ns = target_weights(targets_Ns, weights, logits_NV.dtype)
+    weights_Ns, per_position = target_weights(targets_Ns, weights, logits_NV.dtype)
     picked_Ns = logits_NV.gather(-1, targets_Ns.long().clamp(min=0))
-    return (logits_NV.logsumexp(-1) * shares_Ns.sum(-1) - (picked_Ns * shares_Ns).sum(-1)).sum()
+    return (logits_NV.logsumexp(-1) * weights_Ns.sum(-1) - (picked_Ns * weights_Ns).sum(-1)).sum() * per_position
 
 
 class _ChunkedLinear(torch.autograd.Function):
@@ -68,39 +72,41 @@ class _ChunkedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_Nd, head_Vd, targets_Ns, shares_Ns, chunk_rows):
+    def forward(ctx, hidden_Nd, head_Vd, targets_Ns, weights_Ns, per_position, chunk_rows):
         needs_hidden, needs_head = ctx.needs_input_grad[:2]
-        wide = shares_Ns.dtype
+        wide = weights_Ns.dtype
         grad_hidden = torch.empty_like(hidden_Nd) if needs_hidden else None
         grad_head = torch.zeros_like(head_Vd, dtype=wide) if needs_head else None
         loss = torch.zeros((), dtype=wide, device=hidden_Nd.device)
         for start in range(0, len(hidden_Nd), chunk_rows):
             rows = slice(start, start + chunk_rows)
             logits = (hidden_Nd[rows] @ head_Vd.T).to(wide)
-            targets, shares = targets_Ns[rows], shares_Ns[rows]
-            share = shares.sum(-1)
+            targets, weights = targets_Ns[rows], weights_Ns[rows]
+            total = weights.sum(-1)
             log_sum = logits.logsumexp(-1)
-            loss += (log_sum * share).sum() - (logits.gather(-1, targets) * shares).sum()
+            loss += (log_sum * total).sum() - (logits.gather(-1, targets) * weights).sum()
             if not (needs_hidden or needs_head):
                 continue
-            slope = logits.sub_(log_sum[:, None]).exp_().mul_(share[:, None])
-            slope = slope.scatter_add_(-1, targets, -shares).to(hidden_Nd.dtype)
+            # Without the mean's 1/N, which would underflow in fp16: it is multiplied in by backward.
+            slope = logits.sub_(log_sum[:, None]).exp_().mul_(total[:, None])
+            slope = slope.scatter_add_(-1, targets, -weights).to(hidden_Nd.dtype)
             if needs_hidden:
                 torch.mm(slope, head_Vd, out=grad_hidden[rows])
             if needs_head and wide == head_Vd.dtype:
                 grad_head.addmm_(slope.T, hidden_Nd[rows])
             elif needs_head:
                 grad_head += slope.T @ hidden_Nd[rows]
-        ctx.save_for_backward(grad_hidden, grad_head)
+        ctx.save_for_backward(grad_hidden, grad_head, per_position)
         ctx.head_dtype = head_Vd.dtype
-        return loss
+        return loss * per_position
 
     @staticmethod
     def backward(ctx, scale):
-        grad_hidden, grad_head = ctx.saved_tensors
-        grad_hidden = None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype)
+        grad_hidden, grad_head, per_position = ctx.saved_tensors
+        scale = scale * per_position
+        grad_hidden = None if grad_hidden is None else (grad_hidden.to(scale.dtype) * scale).to(grad_hidden.dtype)
         grad_head = None if grad_head is None else (grad_head * scale).to(ctx.head_dtype)
-        return grad_hidden, grad_head, None, None, None
+        return grad_hidden, grad_head, None, None, None, None
 
 
 def linear_multi_hot_cross_entropy(
@@ -131,9 +137,11 @@ def linear_multi_hot_cross_entropy(
         hidden_Nd, head_Vd = hidden_Nd.to(dtype), head_Vd.to(dtype)
     if chunk_rows is None:
         chunk_rows = max(128, CHUNK_ELEMENTS.get(device_type, CHUNK_ELEMENTS["cuda"]) // len(head_Vd))
-    shares_Ns = target_weights(targets_Ns, weights, torch.promote_types(hidden_Nd.dtype, torch.float32))
+    wide = torch.promote_types(hidden_Nd.dtype, torch.float32)
+    weights_Ns, per_position = target_weights(targets_Ns, weights, wide)
+    targets_Ns = targets_Ns.long().clamp(min=0)
     with torch.autocast(device_type, enabled=False):
-        return _ChunkedLinear.apply(hidden_Nd, head_Vd, targets_Ns.long().clamp(min=0), shares_Ns, chunk_rows)
+        return _ChunkedLinear.apply(hidden_Nd, head_Vd, targets_Ns, weights_Ns, per_position, chunk_rows)
 
 
 @dataclass(frozen=True)

@@ -226,3 +226,29 @@ def _wrap(backend: Any) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
+
+
+def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = None) -> Any:
+    """The tokenizer of a prepared data folder, or without one that of a Hugging Face folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if data_dir is not None:
+        folder = Path(data_dir, "tokenizer")
+    elif fallback is not None and Path(fallback, "tokenizer_config.json").is_file():
+        folder = Path(fallback)
+    else:
+        raise UserError("no tokenizer is known: give --data_dir, the prepared data folder of the training run")
+    if not folder.is_dir():
+        raise UserError(
+            f"no tokenizer at '{folder}': give as data_dir a folder that `tst-lightning prepare` wrote "
+            "(has the data been moved since the training run?)"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"'{folder}' does not load as a tokenizer ({reason}): prepare the data again") from error

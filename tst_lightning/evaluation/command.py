@@ -41,12 +41,13 @@ def evaluate(
     import torch
 
     from tst_lightning.checkpoint import load_model, read_checkpoint
+    from tst_lightning.data.tokenizer import load_tokenizer
 
     hosting = _check_device(device)
     checkpoint = {} if Path(ckpt_path).is_dir() else read_checkpoint(ckpt_path)
     data_dir = data_dir or checkpoint.get("data_dir") or None
     tokenizer = load_tokenizer(data_dir, fallback=ckpt_path)
-    from tst_lightning.evaluation.run import evaluate_tasks, save_results
+    from tst_lightning.evaluation.run import evaluate_tasks, longest_input, save_results
     from tst_lightning.evaluation.task_loading import load_tasks
 
     loaded = load_tasks(tasks, data_dir)
@@ -57,7 +58,8 @@ def evaluate(
         loaded,
         source=ckpt_path,
         limit=limit,
-        max_length=max_length or _trained_length(checkpoint, model),
+        # The state of a LightningDataModule lies under the name of its class.
+        max_length=longest_input(model, max_length or checkpoint.get("TokenDataModule", {}).get("sequence_length")),
         batch_tokens=batch_tokens,
         forward_context=lambda: torch.autocast(
             hosting.type, {"bf16": torch.bfloat16, "16": torch.float16}.get(precision), precision != "32"
@@ -69,32 +71,6 @@ def evaluate(
     if output_dir is not None:
         save_results(results, output_dir)
     _print_tables(results)
-
-
-def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = None) -> Any:
-    """The tokenizer of a prepared data folder, or without one that of a Hugging Face folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    if data_dir is not None:
-        folder = Path(data_dir, "tokenizer")
-    elif fallback is not None and Path(fallback, "tokenizer_config.json").is_file():
-        folder = Path(fallback)
-    else:
-        raise UserError("no tokenizer is known: give --data_dir, the prepared data folder of the training run")
-    if not folder.is_dir():
-        raise UserError(
-            f"no tokenizer at '{folder}': give as data_dir a folder that `tst-lightning prepare` wrote "
-            "(has the data been moved since the training run?)"
-        )
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"'{folder}' does not load as a tokenizer ({reason}): prepare the data again") from error
 
 
 def _check(tasks: list[str], limit: int | None, max_length: int | None, batch_tokens: int | None) -> None:
@@ -117,14 +93,6 @@ def _check_device(device: str) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"device '{device}' cannot be used ({reason}): give auto, cpu, cuda or cuda:N") from error
     return hosting
-
-
-def _trained_length(checkpoint: dict[str, Any], model: Any) -> int | None:
-    """The sequence length of training if it is known: a model may have positions it never trained."""
-    # The state of a LightningDataModule lies under the name of its class.
-    trained = checkpoint.get("TokenDataModule", {}).get("sequence_length")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(trained, positions or trained) if trained else None
 
 
 def _print_tables(results: dict[str, Any]) -> None:

@@ -83,6 +83,12 @@ def evaluate_tasks(
     return results
 
 
+def longest_input(model: Any, trained_tokens: int | None) -> int | None:
+    """Longest input in tokens: not beyond what was trained, since a model may have positions it never saw."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(trained_tokens, positions or trained_tokens) if trained_tokens else None
+
+
 def scores(results: dict[str, Any]) -> dict[str, float]:
     """``{"<task>/<metric>": value}`` of tasks and groups, without standard errors and missing values."""
     flat = {}
