@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tst_lightning.cores import available_cores
 from tst_lightning.data.corpus import JsonLines
-from tst_lightning.data.encode import available_cores
 from tst_lightning.data.installed_docs import InstalledDocs
 from tst_lightning.data.prepare import prepare
 from tst_lightning.data.routing import usable_documents

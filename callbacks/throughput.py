@@ -88,10 +88,11 @@ class Throughput(Callback):
         self._write(trainer, pl_module, rate=None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"version": 1, "train_seconds": self.train_seconds}
+        return {"version": 1, "train_seconds": self.train_seconds, "val_loss": self._val_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_seconds = state_dict["train_seconds"]
+        self._val_loss = state_dict.get("val_loss")
 
     def _resume_clock(self) -> None:
         self._running_since = time.monotonic()

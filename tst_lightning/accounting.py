@@ -9,13 +9,42 @@ appendix B). Averaging a bag's embeddings costs ``s * d`` additions a position a
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PretrainedConfig
 
+from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
 
 def matrix_parameters(model: nn.Module) -> int:
-    """Weights that take part in a matrix product for every position; a tied head counts, its table does not."""
-    return sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    """Weights that take part in a matrix product for each position; a tied head counts, its table does not.
+
+    Of a mixture of experts, as many count as a position is sent to.
+
+    Raises:
+        UserError: expert weights in a model whose configuration does not say how many experts are active.
+    """
+    total = 0
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        for name, weight in module.named_parameters(recurse=False):
+            is_expert = weight.ndim == 3 or "experts." in f"{module_name}.{name}"
+            if weight.ndim >= 2:
+                total += round(weight.numel() * (_active_share(model.config) if is_expert else 1))
+    return total
+
+
+def _active_share(config: PretrainedConfig) -> float:
+    config = config.get_text_config()
+    active = getattr(config, "num_experts_per_tok", None)
+    experts = [getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")]
+    every = next((number for number in experts if number), None)
+    if not active or not every:
+        raise UserError(
+            f"the FLOPs of a {config.model_type} model cannot be counted: it has expert (three-dimensional) weights, "
+            "and its configuration has no num_experts_per_tok and num_experts to say how many are active"
+        )
+    return active / every
 
 
 def flops_per_position(model: nn.Module, sequence_length: int) -> int:
@@ -24,8 +53,13 @@ def flops_per_position(model: nn.Module, sequence_length: int) -> int:
     Args:
         model: a Hugging Face causal LM; its ``config`` gives layers and attention width.
         sequence_length: ``L``, positions of a row.
+
+    Raises:
+        UserError: a model without attention heads, or see ``matrix_parameters``.
     """
     config = model.config.get_text_config()
+    if not getattr(config, "num_attention_heads", None):
+        raise UserError(f"the FLOPs of a {config.model_type} model cannot be counted: it has no attention heads")
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = config.num_attention_heads * head_dim
     return 6 * matrix_parameters(model) + 12 * config.num_hidden_layers * attention_width * sequence_length

@@ -61,7 +61,14 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        require_checkpoint(self.config[self.config.subcommand].ckpt_path)
+        config = self.config[self.config.subcommand]
+        checkpoints = Path(config.trainer.default_root_dir or ".") / "checkpoints"
+        if config.ckpt_path == "last":
+            # Lightning would warn and start over, or validate random weights, where there is none.
+            config.ckpt_path = str(checkpoints / "last.ckpt")
+        require_checkpoint(config.ckpt_path)
+        if self.config.subcommand != "fit" and not (config.ckpt_path or config.model.pretrained):
+            raise UserError(f"nothing to {self.config.subcommand}: give --ckpt_path, or a model.pretrained")
 
     def before_instantiate_classes(self) -> None:
         """Log to TensorBoard in the run's folder unless the config says otherwise; only while fitting."""
@@ -69,12 +76,17 @@ class RunCLI(LightningCLI):
         if self.subcommand != "fit":
             trainer.logger = False
             return
-        require_writable(trainer.default_root_dir or ".", "trainer.default_root_dir")
+        folder = Path(trainer.default_root_dir or ".")
+        require_writable(folder, "trainer.default_root_dir")
+        if not self.config.fit.ckpt_path and (folder / "checkpoints" / "last.ckpt").exists():
+            raise UserError(
+                f"trainer.default_root_dir '{folder}' holds the checkpoints of another run, which this one would "
+                "overwrite: resume it with --ckpt_path last, or choose another folder"
+            )
         if trainer.logger is None or trainer.logger is True:
-            folder = trainer.default_root_dir or "."
             trainer.logger = Namespace(
                 class_path="lightning.pytorch.loggers.TensorBoardLogger",
-                init_args=Namespace(save_dir=folder, name="", version=""),
+                init_args=Namespace(save_dir=str(folder), name="", version=""),
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -92,7 +104,7 @@ def require_checkpoint(path: str | None) -> None:
     Raises:
         UserError: no such file, or a file that is no whole checkpoint.
     """
-    if path is None or path in ("last", "best", "hpc") or str(path).startswith("registry"):
+    if path is None or path in ("best", "hpc") or str(path).startswith("registry"):
         return
     if not Path(path).exists():
         raise UserError(f"there is no checkpoint at '{path}': a run keeps its own in DEFAULT_ROOT_DIR/checkpoints")

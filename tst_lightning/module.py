@@ -6,6 +6,7 @@ position reads and predicts is the batch's shape, ``(B, L+1, s)``. See ``bags`` 
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from tst_lightning.accounting import Accounting, flops_per_position
 from tst_lightning.bags import shift
 from tst_lightning.errors import UserError
+from tst_lightning.hub import cache_only_without_hub
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.schedule import Schedule, WarmupStableDecay
 
@@ -44,7 +46,8 @@ class CausalLMModule(L.LightningModule):
         loss_impl: ``chunked`` never holds all logits; ``eager`` does, and is its reference.
 
     Raises:
-        UserError: both or neither of ``config`` and ``pretrained``.
+        UserError: both or neither of ``config`` and ``pretrained``; ``output_router_logits`` (mixtures of experts
+            train without the router's auxiliary loss).
     """
 
     def __init__(
@@ -62,7 +65,12 @@ class CausalLMModule(L.LightningModule):
                 "a model needs exactly one of `model.config` (random weights) and `model.pretrained` "
                 f"(a folder or hub name), got {'both' if config else 'neither'}"
             )
-        self.config = load_config(pretrained) if config is None else config
+        self.config = from_hub(AutoConfig, pretrained) if config is None else config
+        if getattr(self.config.get_text_config(), "output_router_logits", False):
+            raise UserError(
+                "output_router_logits=true asks for the router's auxiliary loss, which is not trained on here: "
+                "set it to false"
+            )
         self.pretrained = pretrained
         self.init_seed = init_seed
         self.optimizer_factory = optimizer or papers_adamw
@@ -106,8 +114,12 @@ class CausalLMModule(L.LightningModule):
             if self.pretrained is None:
                 self.model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
             else:
-                self.model = AutoModelForCausalLM.from_pretrained(self.pretrained, dtype=torch.float32)
+                self.model = from_hub(AutoModelForCausalLM, self.pretrained, dtype=torch.float32)
         self.model.train()
+
+    def on_fit_start(self) -> None:
+        """Count FLOPs once before training, for the models where they cannot be counted."""
+        self._flops_per_position = flops_per_position(self.model, self.trainer.datamodule.sequence_length)
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding that superposition acts on."""
@@ -116,12 +128,15 @@ class CausalLMModule(L.LightningModule):
     def forward(self, inputs: Tensor, targets: Tensor, loss: MultiHotCrossEntropy) -> Tensor:
         """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids."""
         if inputs.shape[-1] == 1:
-            inputs = inputs.squeeze(-1)
+            read = {"input_ids": inputs.squeeze(-1)}
+        else:
+            # Not every model takes ids of rank 3 (GPT-2 and OPT read their shape); all take embeddings.
+            read = {"inputs_embeds": self.get_input_embeddings()(inputs)}
         head = self.model.get_output_embeddings()
         if head.bias is None and not _rescales_logits(self.config):
-            hidden = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+            hidden = self.model.base_model(**read, use_cache=False).last_hidden_state
             return loss(hidden, head.weight, targets)
-        return loss.from_logits(self.model(input_ids=inputs, use_cache=False).logits, targets)
+        return loss.from_logits(self.model(**read, use_cache=False).logits, targets)
 
     # Training -------------------------------------------------------------------------------------------
 
@@ -167,7 +182,7 @@ class CausalLMModule(L.LightningModule):
         if bytes_per_token:
             values["val/bits_per_byte"] = loss / math.log(2) / bytes_per_token
         fitting = self.trainer.state.fn == "fit"
-        self.log_dict(values, logger=not fitting)
+        self.log_dict(values, logger=not fitting, sync_dist=True)
         if fitting and not self.trainer.sanity_checking:
             # Lightning would file what is logged while validating one step early.
             step = self.trainer.global_step
@@ -187,8 +202,7 @@ class CausalLMModule(L.LightningModule):
         data = self.trainer.datamodule
         schedule = getattr(data, "schedule", Schedule())
         rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        per_position = flops_per_position(self.model, data.sequence_length)
-        counts = Accounting(schedule, rows * data.sequence_length, per_position).after(steps)
+        counts = Accounting(schedule, rows * data.sequence_length, self._flops_per_position).after(steps)
         last_stage = schedule.stage(max(0, steps - 1))
         counts |= {"bag_size": last_stage.bag_size, "superposed": int(last_stage.superposed)}
         return {f"progress/{name}": value for name, value in counts.items()}
@@ -210,17 +224,18 @@ def papers_adamw(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
 
-def load_config(name: str) -> PretrainedConfig:
-    """Configuration of a folder or hub model.
+def from_hub(kind: type, name: str, **options: Any) -> Any:
+    """``kind.from_pretrained(name)``, without the libraries' retries where the hub cannot be reached.
 
     Raises:
-        UserError: neither a folder with a ``config.json`` nor a model that the hub gives.
+        UserError: ``name`` is neither a folder nor a model in the cache or on the hub, or it does not load.
     """
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        kind = "folder without a usable config.json" if Path(name).is_dir() else "neither a folder nor on the hub"
-        raise UserError(f"cannot start from '{name}', {kind}: {str(error).splitlines()[0]}") from error
+    with cache_only_without_hub() if not Path(name).is_dir() else nullcontext() as no_hub:
+        try:
+            return kind.from_pretrained(name, **options)
+        except (OSError, ValueError) as error:
+            why = f"no such folder, and {no_hub}" if no_hub else str(error).strip().splitlines()[0]
+            raise UserError(f"cannot start from '{name}': {why}") from error
 
 
 def _rescales_logits(config: PretrainedConfig) -> bool:

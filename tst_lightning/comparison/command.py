@@ -111,12 +111,12 @@ def run_experiment(
 
 
 def _threads(jobs: int, threads_per_job: int | None) -> int:
-    from tst_lightning.comparison.provenance import cpu_count
+    from tst_lightning.cores import available_cores
 
     if jobs < 1:
         raise UserError(f"jobs is {jobs}: give 1 or more runs at a time")
     if threads_per_job is None:
-        return max(1, cpu_count() // jobs)
+        return max(1, available_cores() // jobs)
     if threads_per_job < 1:
         raise UserError(f"threads_per_job is {threads_per_job}: give 1 or more")
     return threads_per_job

@@ -1,11 +1,12 @@
 """Where a result comes from: versions, commit, machine."""
 
-import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from tst_lightning.cores import available_cores
 
 PACKAGES = ("tst-lightning", "torch", "lightning", "transformers", "litdata", "lm-eval")
 SOURCE_PATHS = ("tst_lightning", "callbacks", "configs", "pyproject.toml")
@@ -18,11 +19,6 @@ def provenance() -> dict[str, Any]:
     Nothing heavy is imported and no device is touched, so this can be asked for beside a running training.
     """
     return {"versions": _versions(), "commit": _commit(), "machine": _machine()}
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions() -> dict[str, str]:
@@ -56,7 +52,7 @@ def _machine() -> dict[str, Any]:
     gpus = _output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     return {
         "cpu": _cpu_name(),
-        "cpus": cpu_count(),
+        "cpus": available_cores(),
         "gpus": gpus.splitlines() if gpus else [],
         "system": f"{platform.system()} {platform.machine()}",
     }

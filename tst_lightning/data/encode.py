@@ -80,13 +80,6 @@ def write_batches(
         on_batch(batch)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @contextmanager
 def _serial_tokenizer() -> Iterator[None]:
     """Keep each encoding call on its own thread: parallelism is over pieces, ``threads`` at a time."""

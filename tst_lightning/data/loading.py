@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from tst_lightning.bags import fold
 from tst_lightning.data.plan import Span
 from tst_lightning.data.shards import Shards
 
@@ -29,7 +30,7 @@ class SpanBatches(Dataset):
         """``tokens``: int32 ``(batch, row_tokens, bag size)``; ``micro``: ``number`` as it came."""
         tokens = self.shards.read(self.spans_of(number))
         # "micro" stays a Python integer: comparing it must not make the host wait for the device.
-        return {"tokens": tokens.view(len(tokens), self.row_tokens, -1), "micro": number}
+        return {"tokens": fold(tokens, tokens.shape[1] // self.row_tokens), "micro": number}
 
 
 class PlannedSampler(DistributedSampler):

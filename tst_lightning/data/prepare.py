@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tst_lightning.cores import available_cores
 from tst_lightning.data.corpus import JsonLines, Parquet, TextFiles, TextSource
-from tst_lightning.data.encode import Totals, available_cores, encode_batches, write_batches
+from tst_lightning.data.encode import Totals, encode_batches, write_batches
 from tst_lightning.data.huggingface import HuggingFaceDataset
 from tst_lightning.data.installed_docs import InstalledDocs
 from tst_lightning.data.kept_text import KeptText
