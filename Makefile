@@ -23,10 +23,10 @@ demo: $(READY)  ## from nothing to a report: prepare text, train baseline and TS
 	$(BIN)/tst-lightning compare --config configs/experiments/demo.yaml
 
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not shared'
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
 slow: $(READY)  ## the slow tests as well
-	$(BIN)/python -m pytest -m 'not gpu and not shared'
+	$(BIN)/python -m pytest -m 'not gpu'
 
 lint: $(READY)  ## ruff: style and formatting
 	$(BIN)/ruff check .

@@ -37,12 +37,10 @@ def tiny_trainer(folder: Path, max_steps: int, callbacks=(), save_every: int = 0
     usual = {"logger": False, "gradient_clip_val": 1.0, "check_val_every_n_epoch": None, "val_check_interval": 1000}
     return L.Trainer(
         default_root_dir=folder,
-        accelerator="cpu",
-        devices=1,
         max_steps=max_steps,
         max_epochs=-1,
         callbacks=[*callbacks, *checkpoints],
-        **(quiet | usual | {"enable_checkpointing": bool(save_every)} | options),
+        **(quiet | usual | {"accelerator": "cpu", "devices": 1, "enable_checkpointing": bool(save_every)} | options),
     )
 
 

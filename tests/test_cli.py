@@ -105,6 +105,22 @@ def test_fit_validate_test_and_resume(fit, tst, tmp_path, capsys):
     assert json.loads((tmp_path / "again" / "progress.json").read_text())["val_loss"] == progress["val_loss"]
 
 
+def test_a_used_folder_is_not_overwritten_but_resumed(fit, tmp_path, capsys):
+    assert cli.main(fit) == 0
+    run = tmp_path / "run"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert cli.main(fit) == 2
+    assert "holds the checkpoints of another run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert cli.main([*fit, "--ckpt_path", "last", "--trainer.max_steps=6"]) == 0
+    assert json.loads((run / "progress.json").read_text())["step"] == 6
+
+
+def test_validating_needs_a_model(fit, capsys):
+    assert cli.main(["validate", *fit[1:]]) == 2
+    assert "nothing to validate: give --ckpt_path" in capsys.readouterr().err
+
+
 def test_the_method_overlay_is_all_that_makes_the_baseline_tst(fit, tst):
     parse_fit([*fit[1:]])
     parse_fit([*fit[1:], *tst(step_ratio=0.3)])
@@ -128,6 +144,7 @@ BAD_INPUTS = {
     "flag": (["--trainer.max_step=3"], "max_step"),
     "data": (["--data.data_dir", "{missing}"], "no prepared corpus at"),
     "checkpoint": (["--ckpt_path", "{missing}"], "there is no checkpoint at"),
+    "no last": (["--ckpt_path", "last"], "there is no checkpoint at .*run/checkpoints/last.ckpt"),
     "no checkpoint": (["--ckpt_path", "{file}"], "is not a whole checkpoint"),
     "output": (["--trainer.default_root_dir", "{file}/run"], "trainer.default_root_dir .* cannot be written"),
     "accelerator": (["--trainer.accelerator=nope"], "the Trainer refuses its options: .*accelerator='nope'"),

@@ -1,20 +1,26 @@
 """CausalLMModule: what it builds, what it trains on, what it logs and saves."""
 
+import copy
 import math
 
 import pytest
 import torch
+import transformers
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from runs import ROWS, SEQUENCE_LENGTH, tiny_data, tiny_llama, tiny_module, tiny_trainer, weights_hash
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 
-from callbacks import SuperpositionCallback
-from tst_lightning.accounting import flops_per_position
+from callbacks import StepCheckpoint, SuperpositionCallback
+from tst_lightning.accounting import flops_per_position, matrix_parameters
+from tst_lightning.checkpoint import load_model
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.module import CausalLMModule
 
 
 def test_the_initial_weights_depend_on_init_seed_alone():
@@ -54,9 +60,29 @@ def test_models_that_rescale_their_logits_are_trained_on_what_they_predict():
     torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
 
 
-def test_flops_are_those_that_torch_counts():
+SIZES = {
+    "vocab_size": 257, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": 256,
+    "pad_token_id": None,
+}  # fmt: skip
+ARCHITECTURES = {
+    "llama": LlamaConfig(**SIZES),
+    "llama, tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "qwen3": transformers.Qwen3Config(**SIZES),
+    "qwen3 moe": transformers.Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8),
+    "smollm3": transformers.SmolLM3Config(**SIZES),
+    "olmo2": transformers.Olmo2Config(**SIZES),
+    "gemma3": transformers.Gemma3TextConfig(**SIZES),
+    "granite": GraniteConfig(**SIZES, logits_scaling=8.0),
+    "gpt2": transformers.GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=2, n_head=2),
+}
+
+
+@pytest.mark.parametrize("name", ["llama", "llama, tied", "qwen3", "granite", "gpt2"])
+def test_flops_are_those_that_torch_counts(name):
     """Forward and backward of the plain model, counted operator by operator; attention unmasked, as documented."""
-    config = tiny_llama(attn_implementation="eager")
+    config = copy.deepcopy(ARCHITECTURES[name])
+    config._attn_implementation = "eager"
     module = tiny_module(config, loss_impl="eager")
     module.configure_model()
     tokens = torch.randint(257, (ROWS, SEQUENCE_LENGTH + 1))
@@ -65,6 +91,24 @@ def test_flops_are_those_that_torch_counts():
     structural = flops_per_position(module.model, SEQUENCE_LENGTH) * ROWS * SEQUENCE_LENGTH
     # Rotary tables are a matrix product too, one that training does not pay for in any size that matters.
     assert structural == pytest.approx(counter.get_total_flops(), rel=0.002)
+
+
+def test_of_experts_only_the_active_ones_count():
+    module = tiny_module(ARCHITECTURES["qwen3 moe"])
+    module.configure_model()
+    layer = 4 * 16 * 16 + 4 * 16 + 2 * (3 * 16 * 8)  # attention, router, two of four experts
+    assert matrix_parameters(module.model) == 2 * layer + 257 * 16
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_any_causal_lm_trains_in_both_phases_and_comes_back(name, prepared_dir, tmp_path):
+    module = tiny_module(ARCHITECTURES[name])
+    callbacks = [SuperpositionCallback(bag_size=4, recovery_step=2), StepCheckpoint(every_n_steps=4)]
+    trainer = tiny_trainer(tmp_path, 4, callbacks, enable_checkpointing=True)
+    trainer.fit(module, datamodule=tiny_data(prepared_dir))
+    model, _ = load_model(str(tmp_path / "checkpoints/last.ckpt"))
+    tokens = torch.randint(257, (2, 9))
+    torch.testing.assert_close(model(tokens).logits, module.model.eval()(tokens).logits, rtol=0, atol=0)
 
 
 def test_weight_decay_acts_on_matrices_only(prepared_dir, tmp_path):
@@ -147,27 +191,73 @@ def test_val_loss_is_the_mean_over_the_windows(prepared_dir, tmp_path):
     assert len(losses) == 7 * SEQUENCE_LENGTH
 
 
-def test_training_tokens_are_not_asked_back_from_the_device(prepared_dir, tmp_path, monkeypatch):
-    """No ``.item()`` or ``.tolist()`` between the batches of a run that does not validate or show progress."""
-    calls = []
-    original = torch.Tensor.item
+class NoQuestions(TorchDispatchMode):
+    """Refuses what would make the host wait for a device: reading a tensor's value."""
 
-    def item(tensor):
-        import traceback
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise AssertionError(f"{function} within a training step")
+        return function(*args, **(kwargs or {}))
 
-        calls.append("".join(traceback.format_stack(limit=6)))
-        return original(tensor)
 
-    class Watched(type(tiny_module())):
+@pytest.fixture
+def _nothing_is_packed(monkeypatch):
+    """Transformers looks for packed rows in each forward pass that is not compiled, and reads one value for it."""
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+
+
+class Watch(Callback):
+    """Watches each micro-batch from its start to the optimizer, whose own step counter is on the host."""
+
+    def __init__(self):
+        self.watched = 0
+
+    def on_train_batch_start(self, *arguments):
+        self.mode = NoQuestions()
+        self.mode.__enter__()
+
+    def on_before_optimizer_step(self, *arguments):
+        self.mode.__exit__(None, None, None)
+        self.watched += 1
+
+
+@pytest.mark.usefixtures("_nothing_is_packed")
+def test_a_training_step_does_not_wait_for_the_device(prepared_dir, tmp_path):
+    watch = Watch()
+    trainer = tiny_trainer(tmp_path, 4, [SuperpositionCallback(bag_size=2, recovery_step=2), watch])
+    trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir))
+    assert watch.watched == 4
+
+
+@pytest.mark.usefixtures("_nothing_is_packed")
+@pytest.mark.parametrize("question", [float, lambda loss: loss.item(), lambda loss: bool(loss > 0)])
+def test_the_watch_sees_a_step_that_waits(prepared_dir, tmp_path, question):
+    class Asking(CausalLMModule):
         def training_step(self, batch, batch_idx):
-            with monkeypatch.context() as patched:
-                patched.setattr(torch.Tensor, "item", item)
-                return super().training_step(batch, batch_idx)
+            loss = super().training_step(batch, batch_idx)
+            question(loss)
+            return loss
 
-    callback = SuperpositionCallback(bag_size=2, recovery_step=2)
-    trainer = tiny_trainer(tmp_path, max_steps=4, callbacks=[callback])
-    trainer.fit(Watched(config=tiny_llama()), datamodule=tiny_data(prepared_dir))
-    assert calls == []
+    watch = Watch()
+    with pytest.raises(AssertionError, match="within a training step"):
+        tiny_trainer(tmp_path, 1, [watch]).fit(Asking(config=tiny_llama()), datamodule=tiny_data(prepared_dir))
+    watch.mode.__exit__(None, None, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_nothing_is_packed")
+def test_a_training_step_does_not_synchronise_a_gpu(prepared_dir, tmp_path):
+    class Strict(Callback):
+        def on_train_batch_start(self, trainer, *arguments):
+            # The first steps compile and allocate.
+            torch.cuda.set_sync_debug_mode("error" if trainer.global_step > 1 else "default")
+
+        def on_before_optimizer_step(self, *arguments):
+            torch.cuda.set_sync_debug_mode("default")
+
+    trainer = tiny_trainer(tmp_path, 6, [SuperpositionCallback(bag_size=2, recovery_step=3), Strict()],
+                           accelerator="gpu", precision="bf16-mixed")  # fmt: skip
+    trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir))
 
 
 def test_the_trained_model_exports_as_an_ordinary_checkpoint(prepared_dir, tmp_path):
@@ -204,11 +294,12 @@ def test_the_optimizer_is_the_configured_one(prepared_dir, tmp_path):
     [
         ({}, "exactly one of .*got neither"),
         ({"config": tiny_llama(), "pretrained": "x"}, "exactly one of .*got both"),
-        ({"pretrained": "no/such-model"}, "cannot start from 'no/such-model'"),
+        ({"pretrained": "no/such-model"}, "cannot start from 'no/such-model': no such folder, and the hub is away"),
+        ({"config": transformers.Qwen3MoeConfig(output_router_logits=True)}, "output_router_logits"),
     ],
 )
 def test_a_model_needs_one_origin(options, message, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("tst_lightning.hub.why_no_hub", lambda: "the hub is away")
     with pytest.raises(UserError, match=message):
         type(tiny_module())(**options)
 

@@ -84,14 +84,13 @@ def fit(tmp_path: Path, data_dir: Path, callback=None, module=None, resume=None,
     module, logger = module or Module(), RecordingLogger()
     torch.manual_seed(123)
     trainer = pl.Trainer(
-        accelerator="cpu",
         default_root_dir=tmp_path / "run",
         logger=logger,
         callbacks=[callback] if callback else [],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        **{"max_steps": 6, "max_epochs": -1} | options,
+        **{"max_steps": 6, "max_epochs": -1, "accelerator": "cpu"} | options,
     )
     trainer.fit(module, Data(data_dir), ckpt_path=resume)
     evaluated = [(step, metrics) for step, metrics in logger.logged if any("downstream/" in key for key in metrics)]
@@ -114,6 +113,22 @@ def test_evaluates_at_the_end_and_writes_standard_files(tmp_path: Path, data_dir
     assert read["config"]["step"] == 6
     assert read["config"]["max_length"] == 32
     assert len(list((run.folder / "step=6").glob("samples_*.jsonl"))) == 2
+
+
+@pytest.mark.gpu
+def test_the_end_is_evaluated_on_the_gpu(tmp_path: Path, data_dir: Path, monkeypatch) -> None:
+    """Lightning moves the model to the CPU before ``on_fit_end``."""
+    devices = []
+    evaluate = DownstreamEvaluation._evaluate
+
+    def recording(self, trainer, pl_module):
+        devices.append(pl_module.model.device.type)
+        evaluate(self, trainer, pl_module)
+
+    monkeypatch.setattr(DownstreamEvaluation, "_evaluate", recording)
+    run = fit(tmp_path, data_dir, DownstreamEvaluation(["heldout"]), accelerator="gpu", devices=1)
+    assert devices == ["cuda"]
+    assert run.module.model.device.type == "cpu"
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, {"accumulate_grad_batches": 3}])
