@@ -37,7 +37,7 @@ format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 benchmarks: $(READY)  ## time the losses and the preparation, side by side
-	$(BIN)/python benchmarks/losses.py
+	-$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/prepare.py
 
 clean:  ## remove the virtual environment and caches (not data or results)
