@@ -121,6 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     cases = [(variant, s) for s in BAG_SIZES for variant in VARIANTS if s > 1 or variant != "loop"]
     settings = [(v, dtype) for v in options.vocabularies for dtype in options.dtypes]
     results: dict[tuple[int, str], dict[Case, tuple[float, int]]] = {}
+    print(f"{options.rows:,} positions, width {options.width}, {options.device}, {torch.get_num_threads()} threads")
     with tqdm(total=len(settings) * (len(cases) + 1), unit="case", disable=None) as progress:
         for setting in settings:
             seconds = run(time_all, options, *setting, cases)
@@ -129,9 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
             for case in cases:
                 results[setting][case] = (seconds[case], run(peak_bytes, options, *setting, case))
                 progress.update()
-    print(f"{options.rows:,} positions, width {options.width}, {options.device}, {torch.get_num_threads()} threads")
-    for setting, measured in results.items():
-        print_setting(*setting, measured)
+            print_setting(*setting, results[setting])
     return print_targets(results)
 
 
@@ -140,7 +139,7 @@ def print_setting(vocabulary: int, dtype: str, measured: dict[Case, tuple[float,
     for variant in VARIANTS:
         cells = [measured.get((variant, s)) for s in BAG_SIZES]
         texts = [f"{c[0] * 1e3:9,.1f} ms {c[1] / 2**20:8,.0f} MiB" if c else "" for c in cells]
-        print(f"{variant:10}" + "".join(f"{text:>24}" for text in texts))
+        print(f"{variant:10}" + "".join(f"{text:>24}" for text in texts), flush=True)
 
 
 def print_targets(results: dict[tuple[int, str], dict[Case, tuple[float, int]]]) -> int:
