@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## from nothing to a report: prepare text, train baseline and TST, evaluate, compare (about 20 min)
+demo: $(READY)  ## from nothing to a report: prepare text, train baseline and TST, evaluate, compare (about 15 min)
 	$(BIN)/tst-lightning compare --config configs/experiments/demo.yaml
 
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
