@@ -9,6 +9,7 @@ import numpy as np
 
 from tst_lightning.comparison import folder as run_files
 from tst_lightning.comparison.experiment import Experiment, run_folder
+from tst_lightning.evaluation.metrics import metric_values
 from tst_lightning.files import read_json
 
 CONFIG_FILE = "config.yaml"
@@ -159,18 +160,14 @@ def _scores(results: dict[str, Any]) -> tuple[Score, ...]:
     members = {task for group, tasks in groups.items() if group in results["results"] for task in tasks}
     scores = []
     for task, values in results.get("results", {}).items():
-        for key, value in values.items():
-            metric, _, filter_name = key.partition(",")
-            if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
-                continue
-            stderr = values.get(f"{metric}_stderr,{filter_name}")
+        for metric, filter_name, value, stderr in metric_values(values):
             higher = (results.get("higher_is_better", {}).get(task) or {}).get(metric)
             scores.append(
                 Score(
                     task=task,
                     metric=metric if filter_name == "none" else f"{metric} ({filter_name})",
-                    value=float(value),
-                    stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                    value=value,
+                    stderr=stderr,
                     items=(results.get("n-samples", {}).get(task) or {}).get("effective"),
                     higher_is_better=higher if isinstance(higher, bool) else "perplexity" not in metric,
                     in_group=task in members,

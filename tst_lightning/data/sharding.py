@@ -5,13 +5,9 @@ same files in this process.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
-
-# Read when litdata is imported: without it some versions ask a package index for news, for up to 30 seconds.
-os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
 
 
 class ShardWriter:

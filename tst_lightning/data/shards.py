@@ -1,7 +1,6 @@
 """Reading spans of tokens from a folder of litdata shards."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -9,9 +8,6 @@ import torch
 from tst_lightning.data.manifest import Split
 from tst_lightning.data.plan import Span
 from tst_lightning.errors import UserError
-
-# Read when litdata is imported: without it some versions ask a package index for news, for up to 30 seconds.
-os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
 
 
 class Shards:

@@ -21,6 +21,7 @@ from lm_eval.loggers import EvaluationTracker
 
 import tst_lightning
 from tst_lightning.evaluation.adapter import InMemoryLM, Shard
+from tst_lightning.evaluation.metrics import metric_values
 from tst_lightning.evaluation.quiet import quiet
 
 _PACKAGES = ("lm_eval", "transformers", "datasets", "torch", "lightning")
@@ -91,14 +92,11 @@ def longest_input(model: Any, trained_tokens: int | None) -> int | None:
 
 def scores(results: dict[str, Any]) -> dict[str, float]:
     """``{"<task>/<metric>": value}`` of tasks and groups, without standard errors and missing values."""
-    flat = {}
-    for task, metrics in results["results"].items():
-        for key, value in metrics.items():
-            metric, _, filter_name = key.partition(",")
-            if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
-                continue
-            flat[f"{task}/{metric}" + ("" if filter_name == "none" else f",{filter_name}")] = float(value)
-    return flat
+    return {
+        f"{task}/{metric}" + ("" if filter_name == "none" else f",{filter_name}"): value
+        for task, metrics in results["results"].items()
+        for metric, filter_name, value, _ in metric_values(metrics)
+    }
 
 
 def save_results(results: dict[str, Any], folder: str | Path) -> None:
