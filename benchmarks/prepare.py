@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tst_lightning.cores import available_cores
-from tst_lightning.data.corpus import JsonLines
-from tst_lightning.data.installed_docs import InstalledDocs
 from tst_lightning.data.prepare import prepare
-from tst_lightning.data.routing import usable_documents
+from tst_lightning.data.preparing.routing import usable_documents
+from tst_lightning.data.sources.corpus import JsonLines
+from tst_lightning.data.sources.installed_docs import InstalledDocs
 from tst_lightning.data.tokenizer import Document, Encoder, Pretrained, TrainedBPE
 
 TARGET = 0.8

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from tst_lightning.data.heldout import CONTINUATION, LAST_WORD
+from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
 
 
 def write_byte_tokenizer(folder: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tst_lightning.data.heldout import LAST_WORD
+from tst_lightning.data.preparing.heldout import LAST_WORD
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation.command import evaluate
 from tst_lightning.evaluation.run import evaluate_tasks, scores

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tst_lightning.data.heldout import CONTINUATION, LAST_WORD
+from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
 from tst_lightning.evaluation.run import evaluate_tasks, save_results, scores
 from tst_lightning.evaluation.task_loading import load_tasks
 

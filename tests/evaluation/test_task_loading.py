@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tst_lightning.data.heldout import CONTINUATION, LAST_WORD
+from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation import task_loading
 from tst_lightning.evaluation.builtin_tasks import folders_defining

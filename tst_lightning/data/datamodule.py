@@ -11,10 +11,10 @@ from typing import Any
 import lightning
 from torch.utils.data import DataLoader
 
-from tst_lightning.data.loading import PlannedLoader, PlannedSampler, SpanBatches, validation_batches
 from tst_lightning.data.manifest import Manifest
-from tst_lightning.data.plan import Plan
-from tst_lightning.data.shards import Shards, require_shards
+from tst_lightning.data.reading.loading import PlannedLoader, PlannedSampler, SpanBatches, validation_batches
+from tst_lightning.data.reading.plan import Plan
+from tst_lightning.data.reading.shards import Shards, require_shards
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
@@ -22,7 +22,7 @@ STATE_VERSION = 1
 
 
 class TokenDataModule(lightning.LightningDataModule):
-    """Reads a folder made by ``tst-lightning prepare`` in the order of a :class:`~tst_lightning.data.plan.Plan`.
+    """Reads a folder made by ``tst-lightning prepare`` in the order of a ``reading.plan.Plan``.
 
     A batch is a dict: ``tokens``, int32 ``(batch_size, sequence_length + 1, bag size)`` on the device, and
     ``micro``, its number as a Python integer. Validation batches have bag size 1. One epoch of the Trainer

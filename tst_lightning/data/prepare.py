@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.cores import available_cores
-from tst_lightning.data.corpus import JsonLines, Parquet, TextFiles, TextSource
-from tst_lightning.data.encode import Totals, encode_batches, write_batches
-from tst_lightning.data.huggingface import HuggingFaceDataset
-from tst_lightning.data.installed_docs import InstalledDocs
-from tst_lightning.data.kept_text import KeptText
 from tst_lightning.data.manifest import Manifest, Split, TokenizerInfo
-from tst_lightning.data.progress import Progress
-from tst_lightning.data.reuse import already_prepared
-from tst_lightning.data.routing import Corpus
+from tst_lightning.data.preparing.encode import Totals, encode_batches, write_batches
+from tst_lightning.data.preparing.kept_text import KeptText
+from tst_lightning.data.preparing.progress import Progress
+from tst_lightning.data.preparing.reuse import already_prepared
+from tst_lightning.data.preparing.routing import Corpus
+from tst_lightning.data.preparing.whole_folder import whole_folder
+from tst_lightning.data.sources.corpus import JsonLines, Parquet, TextFiles, TextSource
+from tst_lightning.data.sources.huggingface import HuggingFaceDataset
+from tst_lightning.data.sources.installed_docs import InstalledDocs
 from tst_lightning.data.tokenizer import Bytes, Pretrained, Tokenizer, TrainedBPE
-from tst_lightning.data.whole_folder import whole_folder
 from tst_lightning.errors import UserError
 
 __all__ = [
@@ -124,7 +124,7 @@ def _require_valid_values(values: dict[str, Any]) -> None:
 
 def _write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, options: dict[str, Any], threads: int) -> Manifest:
     """Write everything but the manifest."""
-    from tst_lightning.data.sharding import ShardWriter
+    from tst_lightning.data.preparing.sharding import ShardWriter
 
     encoder = tokenizer.build(corpus.training_documents)
     encoder.save(folder / "tokenizer")
@@ -153,7 +153,7 @@ def _write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, options: dict[str
 def _write_evaluation(folder: Path, held_out: KeptText, options: dict[str, Any]) -> dict[str, int]:
     if options["evaluation_items"] == 0:
         return {}
-    from tst_lightning.data.heldout import write_heldout_items
+    from tst_lightning.data.preparing.heldout import write_heldout_items
 
     target = folder / "evaluation"
     target.mkdir()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tst_lightning.data.corpus import class_options
+from tst_lightning.data.sources.corpus import class_options
 from tst_lightning.errors import UserError
 from tst_lightning.hub import cache_only_without_hub
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from tst_lightning.data.heldout import CONTINUATION, LAST_WORD
+from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation.builtin_tasks import folders_defining, similar_names
 from tst_lightning.evaluation.quiet import quiet

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tst_lightning.bags import fold
-from tst_lightning.data.plan import Span
-from tst_lightning.data.shards import Shards
+from tst_lightning.data.reading.plan import Span
+from tst_lightning.data.reading.shards import Shards
 
 
 class SpanBatches(Dataset):

@@ -9,8 +9,8 @@ import numpy as np
 from litdata import StreamingDataset, TokensLoader
 from tokenizers import Tokenizer as Backend
 
-from tst_lightning.data.corpus import JsonLines
 from tst_lightning.data.manifest import Manifest
+from tst_lightning.data.sources.corpus import JsonLines
 
 
 def make_documents(count, seed=0):

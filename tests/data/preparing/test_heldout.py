@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tst_lightning.data.heldout import CONTINUATION, LAST_WORD, PASSAGE_BYTES, write_heldout_items
+from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD, PASSAGE_BYTES, write_heldout_items
 
 NOUNS = ["river", "mountain", "letter", "window", "garden", "castle", "forest", "station", "morning", "evening"]
 

@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from tst_lightning.data.routing import Batch, Corpus
+from tst_lightning.data.preparing.routing import Batch, Corpus
 
 SECONDS_BETWEEN_LINES = 10
 """Where the output is a file rather than a terminal."""

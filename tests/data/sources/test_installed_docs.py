@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tst_lightning.data.installed_docs import InstalledDocs, module_docstrings
+from tst_lightning.data.sources.installed_docs import InstalledDocs, module_docstrings
 from tst_lightning.errors import UserError
 
 MODULE = '''

@@ -9,12 +9,12 @@ import sys
 import pytest
 from prepared_folders import make_documents, write_jsonl
 
-from tst_lightning.data.corpus import JsonLines, TextFiles, TextSource
 from tst_lightning.data.manifest import Manifest
 from tst_lightning.data.prepare import prepare
-from tst_lightning.data.sharding import ShardWriter
+from tst_lightning.data.preparing.sharding import ShardWriter
+from tst_lightning.data.preparing.whole_folder import whole_folder
+from tst_lightning.data.sources.corpus import JsonLines, TextFiles, TextSource
 from tst_lightning.data.tokenizer import Bytes, TrainedBPE
-from tst_lightning.data.whole_folder import whole_folder
 from tst_lightning.errors import UserError
 
 
@@ -74,7 +74,7 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path, corpus):
 
 DYING = """
 import os, signal, sys
-from tst_lightning.data.corpus import TextSource
+from tst_lightning.data.sources.corpus import TextSource
 from tst_lightning.data.prepare import Bytes, prepare
 
 class Dying(TextSource):

@@ -9,8 +9,8 @@ import torch
 from recording import Recorder, fit, trainer
 
 from tst_lightning.data.datamodule import TokenDataModule
-from tst_lightning.data.loading import validation_batches
 from tst_lightning.data.manifest import Manifest
+from tst_lightning.data.reading.loading import validation_batches
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 

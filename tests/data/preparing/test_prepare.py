@@ -12,16 +12,16 @@ from prepared_folders import decoded, make_documents, shard_ids, write_jsonl
 from transformers import AutoTokenizer
 
 from tst_lightning.cli import main
-from tst_lightning.data import encode
-from tst_lightning.data.installed_docs import InstalledDocs
 from tst_lightning.data.manifest import Manifest
-from tst_lightning.data.plan import Span
 from tst_lightning.data.prepare import prepare
-from tst_lightning.data.sharding import ShardWriter
-from tst_lightning.data.shards import Shards, require_shards
+from tst_lightning.data.preparing import encode
+from tst_lightning.data.preparing.sharding import ShardWriter
+from tst_lightning.data.reading.plan import Span
+from tst_lightning.data.reading.shards import Shards, require_shards
+from tst_lightning.data.sources.installed_docs import InstalledDocs
 from tst_lightning.data.tokenizer import Bytes, TrainedBPE
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "prepare"
+CONFIGS = Path(__file__).parents[3] / "configs" / "prepare"
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_trained_bpe_round_trips_and_is_trained_without_validation_text(tmp_path
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_order_survives_threads_and_batches(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr("tst_lightning.data.routing.BATCH_BYTES", 300)
+    monkeypatch.setattr("tst_lightning.data.preparing.routing.BATCH_BYTES", 300)
     documents = make_documents(80)
     source = write_jsonl(tmp_path / "a.jsonl", documents)
     prepare(source, str(tmp_path / "out"), TrainedBPE(300), validation_fraction=0.3, threads=threads)

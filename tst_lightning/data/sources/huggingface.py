@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tst_lightning.data.corpus import TextSource
+from tst_lightning.data.sources.corpus import TextSource
 from tst_lightning.errors import UserError
 from tst_lightning.hub import cache_only_without_hub
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tst_lightning.data.corpus import TextSource
+from tst_lightning.data.sources.corpus import TextSource
 from tst_lightning.errors import UserError
 
 SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}

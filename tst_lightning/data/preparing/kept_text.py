@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from tst_lightning.data.routing import Batch
+from tst_lightning.data.preparing.routing import Batch
 
 
 class KeptText:

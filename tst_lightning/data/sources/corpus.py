@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from tst_lightning.data.paths import describe_files, expand_paths
+from tst_lightning.data.sources.paths import describe_files, expand_paths
 from tst_lightning.errors import UserError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from tst_lightning.data.manifest import Split
-from tst_lightning.data.plan import Span
+from tst_lightning.data.reading.plan import Span
 from tst_lightning.errors import UserError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tst_lightning.data.routing import Batch, SplitName
-from tst_lightning.data.sharding import ShardWriter
+from tst_lightning.data.preparing.routing import Batch, SplitName
+from tst_lightning.data.preparing.sharding import ShardWriter
 from tst_lightning.data.tokenizer import Encoder
 
 PIECES_PER_THREAD = 3

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from tst_lightning.data.corpus import TextSource
+from tst_lightning.data.sources.corpus import TextSource
 from tst_lightning.data.tokenizer import Document
 
 SplitName = Literal["train", "validation"]

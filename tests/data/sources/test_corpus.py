@@ -9,8 +9,8 @@ import pytest
 import zstandard
 
 from tst_lightning import hub
-from tst_lightning.data.corpus import JsonLines, Parquet, TextFiles
-from tst_lightning.data.huggingface import HuggingFaceDataset
+from tst_lightning.data.sources.corpus import JsonLines, Parquet, TextFiles
+from tst_lightning.data.sources.huggingface import HuggingFaceDataset
 from tst_lightning.errors import UserError
 
 DOCUMENTS = ["first\nline two", "Zweites Dokument: äöü €", "third 🙂", "", "fifth\r\n"]

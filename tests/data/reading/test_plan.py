@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tst_lightning.data.plan import MICRO_BATCHES_PER_BLOCK, Plan, Span
+from tst_lightning.data.reading.plan import MICRO_BATCHES_PER_BLOCK, Plan, Span
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule, Stage
 

@@ -1,0 +1,1 @@
+"""From text to token shards: what ``tst-lightning prepare`` is made of."""

@@ -1,0 +1,1 @@
+"""From token shards to batches: the plan of a run, and the store that it reads."""

@@ -1,0 +1,1 @@
+"""Where text comes from: one small class for each kind of corpus."""
