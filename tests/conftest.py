@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tst_lightning.data.manifest import Manifest, Split, TokenizerInfo
+from tst_lightning.data.preparing.sharding import ShardWriter, finish_split
 
 END_OF_TEXT = "<|endoftext|>"
 BYTE_VOCABULARY = 257
@@ -38,35 +38,31 @@ def pseudo_text_tokens(tokens: int, seed: int) -> np.ndarray:
     return ids.astype(np.uint16)
 
 
-def write_shards(folder: Path, shards: list[np.ndarray]) -> None:
-    """Write litdata token shards in this process: ``litdata.optimize`` takes seconds to start its workers."""
-    from litdata import TokensLoader
-    from litdata.streaming.cache import Cache
-
-    folder.mkdir(parents=True)
-    cache = Cache(str(folder), chunk_size=max(len(shard) for shard in shards), item_loader=TokensLoader())
-    for index, shard in enumerate(shards):
-        cache[index] = torch.from_numpy(shard)
-    cache.done()
-    cache.merge()
+def write_split(folder: Path, shards: list[np.ndarray]) -> Split:
+    """One split of the given shards; a document ends at every end-of-text id."""
+    written, ends = [], []
+    for number, ids in enumerate(shards):
+        # A writer for each, because these are of different lengths.
+        writer = ShardWriter(folder, len(ids), ids.dtype, name=str(number))
+        document_ends = np.flatnonzero(ids == BYTE_VOCABULARY - 1) + 1
+        writer.append(ids, np.diff(document_ends, prepend=0))
+        (shard,), shard_ends = writer.close()
+        written.append(shard)
+        ends.append(shard_ends)
+    tokens = sum(len(ids) for ids in shards)
+    documents = sum(map(len, ends))
+    return finish_split(folder, written, np.concatenate(ends), shards[0].dtype, documents, text_bytes=tokens)
 
 
 def write_prepared(folder: Path, train_shards: list[np.ndarray], validation_shards: list[np.ndarray]) -> Path:
     """A prepared corpus as ``prepare`` leaves it, without evaluation items."""
-    shards = {"train": train_shards, "validation": validation_shards}
-    for name, arrays in shards.items():
-        write_shards(folder / name, arrays)
     tokenizer_hash = write_byte_tokenizer(folder / "tokenizer")
-    counts = {name: [len(array) for array in arrays] for name, arrays in shards.items()}
-    splits = {
-        name: Split(documents=1, bytes=sum(lengths), tokens=sum(lengths), shard_tokens=tuple(lengths))
-        for name, lengths in counts.items()
-    }
     Manifest(
         options={"source": "pseudo_text"},
         tokenizer=TokenizerInfo(BYTE_VOCABULARY, BYTE_VOCABULARY - 1, tokenizer_hash),
         token_dtype="uint16",
-        **splits,
+        train=write_split(folder / "train", train_shards),
+        validation=write_split(folder / "validation", validation_shards),
     ).save(folder)
     return folder
 

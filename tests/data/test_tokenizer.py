@@ -40,7 +40,7 @@ def trained():
 def test_bytes_are_their_own_ids(tmp_path):
     encoder = Bytes().build(list)
     expected = [value for text in TEXTS for value in (*text.encode(), 256)]
-    assert encoder.encode(documents(TEXTS)).tolist() == expected
+    assert encoder.encode(documents(TEXTS))[0].tolist() == expected
     assert (encoder.vocab_size, encoder.end_of_text_id, encoder.dtype) == (257, 256, np.dtype("uint16"))
     loaded = saved(encoder, tmp_path)
     assert len(loaded) == 257
@@ -55,13 +55,17 @@ def test_bytes_are_their_own_ids(tmp_path):
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_the_fast_byte_path_equals_the_byte_tokenizer(texts):
     encoder = Bytes().build(list)
-    assert encoder.encode(documents(texts)).tolist() == Encoder.encode(encoder, documents(texts)).tolist()
+    ids, lengths = encoder.encode(documents(texts))
+    expected_ids, expected_lengths = Encoder.encode(encoder, documents(texts))
+    assert ids.tolist() == expected_ids.tolist()
+    assert lengths == expected_lengths
 
 
 def test_trained_bpe_encodes_as_its_saved_folder_does(trained, tmp_path):
     loaded = saved(trained, tmp_path)
     assert trained.vocab_size == len(loaded) == 300
-    ids = trained.encode(documents(TEXTS))
+    ids, lengths = trained.encode(documents(TEXTS))
+    assert sum(lengths) == len(ids)
     expected = []
     for text in TEXTS:
         expected += [*loaded(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
@@ -70,7 +74,7 @@ def test_trained_bpe_encodes_as_its_saved_folder_does(trained, tmp_path):
     assert ids.dtype == np.uint16
     pieces = np.split(ids, np.flatnonzero(ids == trained.end_of_text_id) + 1)[:-1]
     assert [loaded.decode(piece[:-1]) for piece in pieces] == TEXTS
-    assert len(trained.encode(training_text(1))) < len(training_text(1)[0].data) / 3
+    assert len(trained.encode(training_text(1))[0]) < len(training_text(1)[0].data) / 3
 
 
 def test_hash_is_of_the_rules(trained):
@@ -98,7 +102,7 @@ def test_training_reads_the_stated_sample_only():
 def test_pretrained_folder(trained, tmp_path):
     trained.save(tmp_path)
     encoder = Pretrained(str(tmp_path)).build(list)
-    assert encoder.encode(documents(TEXTS)).tolist() == trained.encode(documents(TEXTS)).tolist()
+    assert encoder.encode(documents(TEXTS))[0].tolist() == trained.encode(documents(TEXTS))[0].tolist()
     assert encoder.hash() == trained.hash()
 
 
@@ -108,7 +112,7 @@ def test_large_vocabularies_are_stored_in_32_bits(tmp_path):
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT).save_pretrained(tmp_path)
     encoder = Pretrained(str(tmp_path)).build(list)
-    ids = encoder.encode(documents(["w1 w69999", "w65536"]))
+    ids, _ = encoder.encode(documents(["w1 w69999", "w65536"]))
     assert ids.tolist() == [1, 69_999, 70_000, 65_536, 70_000]
     assert ids.dtype == np.int32
     assert encoder.vocab_size == 70_001

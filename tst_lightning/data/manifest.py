@@ -4,8 +4,8 @@
 
     DIR/manifest.json
     DIR/tokenizer/        a Hugging Face tokenizer folder
-    DIR/train/            litdata token shards
-    DIR/validation/       litdata token shards
+    DIR/train/            litdata token shards, index.json, document_ends.u32
+    DIR/validation/       the same
     DIR/evaluation/       items of the bundled downstream tasks
 """
 
@@ -17,7 +17,20 @@ from typing import Any
 from tst_lightning.errors import UserError
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of token ids."""
+
+    file: str
+    """Its name in the split's folder."""
+    tokens: int
+    documents: int
+    """Documents that end in it."""
+    sha256: str
+    """Of the file."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +40,15 @@ class Split:
     documents: int
     bytes: int
     tokens: int
-    shard_tokens: tuple[int, ...]
-    """Tokens in each shard, in shard order."""
+    shards: tuple[Shard, ...]
+    """In reading order."""
+    document_ends_sha256: str
+    """Of the file that says where documents end."""
+
+    @property
+    def shard_tokens(self) -> tuple[int, ...]:
+        """Tokens in each shard."""
+        return tuple(shard.tokens for shard in self.shards)
 
 
 @dataclass(frozen=True)
@@ -77,13 +97,15 @@ class Manifest:
             values = json.loads(path.read_text())
             version = values["format_version"]
             if version != FORMAT_VERSION:
+                remedy = "prepare the corpus again" if version < FORMAT_VERSION else "install that release"
+                age = "an older" if version < FORMAT_VERSION else "a newer"
                 raise UserError(
-                    f"'{path}' has format version {version}, this release reads {FORMAT_VERSION}: "
-                    "prepare the corpus again"
+                    f"'{path}' was written by {age} release (format version {version}, this release reads "
+                    f"{FORMAT_VERSION}): {remedy}"
                 )
             for name in ("train", "validation"):
-                shard_tokens = tuple(values[name].pop("shard_tokens"))
-                values[name] = Split(**values[name], shard_tokens=shard_tokens)
+                shards = tuple(Shard(**shard) for shard in values[name].pop("shards"))
+                values[name] = Split(**values[name], shards=shards)
             values["tokenizer"] = TokenizerInfo(**values["tokenizer"])
             return cls(**values)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.cores import available_cores
-from tst_lightning.data.manifest import Manifest, Split, TokenizerInfo
+from tst_lightning.data.manifest import Manifest, TokenizerInfo
 from tst_lightning.data.preparing.encode import Totals, encode_batches, write_batches
 from tst_lightning.data.preparing.kept_text import KeptText
 from tst_lightning.data.preparing.progress import Progress
 from tst_lightning.data.preparing.reuse import already_prepared
 from tst_lightning.data.preparing.routing import Corpus
+from tst_lightning.data.preparing.sharding import ShardWriter, finish_split
 from tst_lightning.data.preparing.whole_folder import whole_folder
 from tst_lightning.data.sources.corpus import JsonLines, Parquet, TextFiles, TextSource
 from tst_lightning.data.sources.huggingface import HuggingFaceDataset
@@ -124,8 +125,6 @@ def _require_valid_values(values: dict[str, Any]) -> None:
 
 def _write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, options: dict[str, Any], threads: int) -> Manifest:
     """Write everything but the manifest."""
-    from tst_lightning.data.preparing.sharding import ShardWriter
-
     encoder = tokenizer.build(corpus.training_documents)
     encoder.save(folder / "tokenizer")
     writers = {
@@ -137,7 +136,10 @@ def _write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, options: dict[str
         encoded = encode_batches(held_out.collect(corpus.batches()), encoder, threads)
         write_batches(encoded, writers, totals, progress.update)
     _require_documents(totals, corpus, options)
-    splits = {name: Split(**vars(totals.splits[name]), shard_tokens=writer.close()) for name, writer in writers.items()}
+    splits = {}
+    for name, writer in writers.items():
+        counts = totals.splits[name]
+        splits[name] = finish_split(folder / name, *writer.close(), encoder.dtype, counts.documents, counts.bytes)
     return Manifest(
         options=options,
         tokenizer=TokenizerInfo(encoder.vocab_size, encoder.end_of_text_id, encoder.hash()),

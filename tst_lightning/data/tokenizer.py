@@ -51,8 +51,8 @@ class Encoder:
         # litdata stores torch tensors, and torch has no uint32 that it knows: int32 holds any id as well.
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.int32)
 
-    def encode(self, documents: list[Document]) -> np.ndarray:
-        """Ids of the documents, each followed by end-of-text: 1-D, ``self.dtype``."""
+    def encode(self, documents: list[Document]) -> tuple[np.ndarray, list[int]]:
+        """Ids of the documents, each followed by end-of-text: 1-D, ``self.dtype``; and how many each has."""
         encodings = self.backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
         ids = np.empty(sum(map(len, encodings)) + len(encodings), dtype=self.dtype)
         start = 0
@@ -61,7 +61,7 @@ class Encoder:
             ids[start:end] = encoding.ids
             ids[end] = self.end_of_text_id
             start = end + 1
-        return ids
+        return ids, [len(encoding) + 1 for encoding in encodings]
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``transformers.AutoTokenizer.from_pretrained`` loads."""
@@ -76,7 +76,7 @@ class Encoder:
 class ByteEncoder(Encoder):
     """The byte tokenizer without the tokenizer: a text's ids are its UTF-8 bytes."""
 
-    def encode(self, documents: list[Document]) -> np.ndarray:
+    def encode(self, documents: list[Document]) -> tuple[np.ndarray, list[int]]:
         ids = np.empty(sum(len(document.data) + 1 for document in documents), dtype=self.dtype)
         start = 0
         for document in documents:
@@ -84,7 +84,7 @@ class ByteEncoder(Encoder):
             ids[start:end] = np.frombuffer(document.data, dtype=np.uint8)
             ids[end] = self.end_of_text_id
             start = end + 1
-        return ids
+        return ids, [len(document.data) + 1 for document in documents]
 
 
 class Tokenizer(ABC):

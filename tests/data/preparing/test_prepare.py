@@ -15,7 +15,7 @@ from tst_lightning.cli import main
 from tst_lightning.data.manifest import Manifest
 from tst_lightning.data.prepare import prepare
 from tst_lightning.data.preparing import encode
-from tst_lightning.data.preparing.sharding import ShardWriter
+from tst_lightning.data.preparing.sharding import ShardWriter, finish_split
 from tst_lightning.data.reading.plan import Span
 from tst_lightning.data.reading.shards import Shards, require_shards
 from tst_lightning.data.sources.installed_docs import InstalledDocs
@@ -194,7 +194,12 @@ def test_command_line(tmp_path, corpus, capsys):
 def test_32_bit_ids_survive_the_shards(tmp_path):
     ids = np.random.default_rng(0).integers(0, 200_000, 2500).astype(np.int32)
     writer = ShardWriter(tmp_path / "split", 1000, np.dtype(np.int32))
-    for part in np.split(ids, [0, 1, 999, 1000, 2400]):
-        writer.append(part)
-    assert writer.close() == (1000, 1000, 500)
+    for part in np.split(ids, [1, 999, 1000, 2400]):
+        writer.append(part, [len(part)])
+    shards, ends = writer.close()
+    split = finish_split(tmp_path / "split", shards, ends, ids.dtype, len(ends), 0)
+    assert split.shard_tokens == (1000, 1000, 500)
+    # Documents of 1, 998, 1, 1400 and 100 tokens; the fourth ends in the third shard.
+    assert [shard.documents for shard in split.shards] == [3, 0, 2]
+    assert np.fromfile(tmp_path / "split" / "document_ends.u32", "<u4").tolist() == [1, 999, 1000, 400, 500]
     assert list(itertools.chain(*shard_ids(tmp_path / "split"))) == ids.tolist()

@@ -110,7 +110,7 @@ def test_two_runs_cannot_write_the_same_folder(tmp_path, corpus):
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, corpus, monkeypatch):
-    def fail(self, ids):
+    def fail(self, ids, lengths):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ShardWriter, "append", fail)

@@ -45,14 +45,18 @@ class Totals:
         return sum(counts.bytes for counts in self.splits.values())
 
 
-def encode_batches(pieces: Iterable[Batch], encoder: Encoder, threads: int) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Encode pieces in parallel and yield them in order with their ids (1-D).
+Encoded = tuple[np.ndarray, list[int]]
+"""Ids of some documents (1-D), and how many each document has."""
+
+
+def encode_batches(pieces: Iterable[Batch], encoder: Encoder, threads: int) -> Iterator[tuple[Batch, Encoded]]:
+    """Encode pieces in parallel and yield them in order with their ids.
 
     Threads, not processes: the tokenizer lets go of Python's lock while it encodes, nothing has to be
     pickled, and nothing is left behind by a killed run. At most ``threads * PIECES_PER_THREAD`` pieces are
     held at a time.
     """
-    under_way: deque[tuple[Batch, Future[np.ndarray]]] = deque()
+    under_way: deque[tuple[Batch, Future[Encoded]]] = deque()
     with _serial_tokenizer(), ThreadPoolExecutor(threads) as executor:
         try:
             for piece in pieces:
@@ -68,14 +72,14 @@ def encode_batches(pieces: Iterable[Batch], encoder: Encoder, threads: int) -> I
 
 
 def write_batches(
-    encoded: Iterable[tuple[Batch, np.ndarray]],
+    encoded: Iterable[tuple[Batch, Encoded]],
     writers: dict[SplitName, ShardWriter],
     totals: Totals,
     on_batch: Callable[[Batch], None],
 ) -> None:
     """Append encoded pieces to their split's shards and count them."""
-    for batch, ids in encoded:
-        writers[batch.split].append(ids)
+    for batch, (ids, lengths) in encoded:
+        writers[batch.split].append(ids, lengths)
         totals.add(batch, len(ids))
         on_batch(batch)
 
