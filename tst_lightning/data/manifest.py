@@ -42,8 +42,6 @@ class Split:
     tokens: int
     shards: tuple[Shard, ...]
     """In reading order."""
-    document_ends_sha256: str
-    """Of the file that says where documents end."""
 
     @property
     def shard_tokens(self) -> tuple[int, ...]:
@@ -74,6 +72,8 @@ class Manifest:
     evaluation_items: dict[str, int] = field(default_factory=dict)
     """Items per bundled downstream task."""
     versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of every file that is no shard, by its path in the folder."""
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path) -> None:
