@@ -2,11 +2,13 @@
 
 import inspect
 import json.decoder
+import multiprocessing
 import sysconfig
 from pathlib import Path
 
 import pytest
 
+from tst_lightning.data.sources.base import WHOLE
 from tst_lightning.data.sources.installed_docs import InstalledDocs, module_docstrings
 from tst_lightning.errors import UserError
 
@@ -120,3 +122,21 @@ def test_this_environment_is_recorded_but_may_change():
     assert content["packages"] > 10
     assert len(content["package_versions_sha256"]) == 64
     assert not InstalledDocs.content_must_match
+
+
+def read_in_this_process():
+    return list(InstalledDocs().documents())
+
+
+def test_a_daemonic_process_parses_without_children(installation):
+    """Such as a worker of multiprocessing.Pool, which must not have any."""
+    for number in range(230):
+        write(installation / "purelib" / f"m{number:03}.py", f'"""Module {number}."""')
+    with multiprocessing.get_context("fork").Pool(1) as pool:  # forked: it has the roots of this test
+        assert pool.apply(read_in_this_process) == [f"Module {number}." for number in range(230)]
+
+
+def test_it_is_one_part(installation):
+    write(installation / "purelib" / "a.py", '"""A."""')
+    assert InstalledDocs().parts(1) == [WHOLE]
+    assert list(InstalledDocs().documents(WHOLE)) == ["A."]

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tst_lightning.data.sources.corpus import TextSource
+from tst_lightning.cores import available_cores
+from tst_lightning.data.sources.base import WHOLE, Part, TextSource
 from tst_lightning.errors import UserError
 
 SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
@@ -55,7 +56,7 @@ class InstalledDocs(TextSource):
         self.max_bytes = max_bytes
         self._found: list[str] | None = None
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, part: Part = WHOLE) -> Iterator[str]:
         # Kept after the first reading: training a tokenizer and encoding read twice, and parsing is slow.
         if self._found is None:
             self.skipped = Counter()
@@ -166,8 +167,9 @@ def _sources(root: Path) -> list[SourceFile]:
 
 def _parse_all(paths: list[Path]) -> Iterator[list[str] | None]:
     """Parse in order, on all cores when there is enough to do."""
-    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    if processes == 1 or len(paths) < 200:
+    processes = min(available_cores(), 16)
+    # A daemonic process must not have children.
+    if processes == 1 or len(paths) < 200 or multiprocessing.current_process().daemon:
         yield from map(module_docstrings, paths)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:

@@ -24,7 +24,7 @@ def expand_paths(paths: list[str], suffixes: tuple[str, ...]) -> list[Path]:
     """
     if not paths:
         raise UserError("paths is empty: name at least one file, folder or pattern")
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}  # by what they resolve to: a file and a link to it count once
     for typed in paths:
         path = Path(typed).expanduser()
         if path.is_dir():
@@ -38,8 +38,9 @@ def expand_paths(paths: list[str], suffixes: tuple[str, ...]) -> list[Path]:
                 raise UserError(
                     f"no such file, folder or pattern: '{typed}' (looked from '{Path.cwd()}'): correct paths"
                 )
-        files.update(dict.fromkeys(found))
-    return list(files)
+        for name in found:
+            files.setdefault(name.resolve(), name)
+    return list(files.values())
 
 
 def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
