@@ -31,8 +31,8 @@ class DownstreamEvaluation(pl.Callback):
         max_length: longest input in tokens. Default: the data module's ``sequence_length`` if it has one, at
             most the model's positions.
         at_end: evaluate when training ends.
-        data_dir: the prepared data folder, for the tokenizer and the bundled tasks. Default: the data
-            module's ``data_dir``.
+        data_dir: the prepared data folder, or its URL, for the tokenizer and the bundled tasks. Default: the
+            data module's ``data_dir``.
 
     The module needs an attribute ``model``, a Hugging Face causal LM.
     """

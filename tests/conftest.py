@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from object_storage import bucket_url, s3_server  # noqa: F401 - fixtures
 
 from tst_lightning.data.manifest import Manifest, Split, TokenizerInfo
 from tst_lightning.data.preparing.sharding import ShardWriter, finish_split
@@ -57,12 +58,17 @@ def write_split(folder: Path, shards: list[np.ndarray]) -> Split:
 def write_prepared(folder: Path, train_shards: list[np.ndarray], validation_shards: list[np.ndarray]) -> Path:
     """A prepared corpus as ``prepare`` leaves it, without evaluation items."""
     tokenizer_hash = write_byte_tokenizer(folder / "tokenizer")
+    splits = {
+        "train": write_split(folder / "train", train_shards),
+        "validation": write_split(folder / "validation", validation_shards),
+    }
+    small = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".bin"]
     Manifest(
         options={"source": "pseudo_text"},
         tokenizer=TokenizerInfo(BYTE_VOCABULARY, BYTE_VOCABULARY - 1, tokenizer_hash),
         token_dtype="uint16",
-        train=write_split(folder / "train", train_shards),
-        validation=write_split(folder / "validation", validation_shards),
+        **splits,
+        files={str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in small},
     ).save(folder)
     return folder
 

@@ -25,8 +25,8 @@ def evaluate(
     Args:
         ckpt_path: A .ckpt file of a fit run, or a Hugging Face model folder.
         tasks: Names of tasks, groups or tags, or paths of task YAML files, such as heldout,arc_easy.
-        data_dir: The prepared data folder: its tokenizer, and its items of the bundled tasks. Default: the one
-            that a .ckpt was trained on; for a model folder, the tokenizer in that folder.
+        data_dir: The prepared data folder, or its URL: its tokenizer, and its items of the bundled tasks. Default:
+            the one that a .ckpt was trained on; for a model folder, the tokenizer in that folder.
         output_dir: Where to write lm-eval's results and samples files. Replaced if it exists. Default: nowhere.
         limit: Evaluate only the first items of each task.
         max_length: Longest input in tokens; longer contexts lose their beginning. Default: the length that a

@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
+from tst_lightning.data.storage import local_folder
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation.builtin_tasks import folders_defining, similar_names
 from tst_lightning.evaluation.quiet import quiet
@@ -33,7 +34,7 @@ def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict
 
     Args:
         names: bundled tasks, lm-eval tasks, groups or tags, or paths of task YAML files.
-        data_dir: the prepared data folder that holds the bundled tasks' items.
+        data_dir: the prepared data folder, or its URL, that holds the bundled tasks' items.
 
     Returns:
         lm-eval's ``TaskDict``: "tasks", "groups" and "group_map".
@@ -73,7 +74,7 @@ def _load_bundled(name: str, data_dir: str | Path | None) -> dict[str, Any]:
             f"task '{name}' is made of a prepared corpus's held-out text, and no data folder is known: "
             "give `data_dir`, the folder that `tst-lightning prepare` wrote"
         )
-    path = Path(data_dir, "evaluation", f"{name}.jsonl").resolve()
+    path = (local_folder(data_dir) / "evaluation" / f"{name}.jsonl").resolve()
     if not path.is_file():
         raise UserError(
             f"task '{name}' has no items in '{data_dir}' ('{path}' is missing: not a prepared corpus, or too "

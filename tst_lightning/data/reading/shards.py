@@ -1,80 +1,115 @@
-"""Reading spans of tokens from a folder of litdata shards."""
+"""Token ids of a split by shard and position, from local files or through a cache of object storage.
 
-import json
+The files are memory-mapped here and not read by litdata's ``StreamingDataset``, though it could open them: it
+gives blocks of one length, aligned in their shard, while a plan needs spans of any length; and under random
+access its cache of remote chunks deletes files that its other threads still read.
+"""
+
+from collections import OrderedDict
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from tst_lightning.data.manifest import Split
-from tst_lightning.data.reading.plan import Span
+from tst_lightning.data.manifest import Shard, Split
+from tst_lightning.data.reading.cache import ShardCache
+from tst_lightning.data.shard_format import map_shard, shard_bytes
+from tst_lightning.data.storage import ObjectStorage
 from tst_lightning.errors import UserError
+
+MAX_OPEN_SHARDS = 32
+"""Memory maps of local files that one process keeps, so that what it holds does not grow over an epoch."""
+MAX_OPEN_CACHED_SHARDS = 4
+"""The same for a cache: an evicted file takes up disk space for as long as it is mapped."""
+_DOWNLOAD_ATTEMPTS = 10  # a run of days should bear a minute without a connection
 
 
 class Shards:
-    """Spans of the token shards of one split, opened on the first read.
-
-    Opening lazily lets each worker process map the files itself.
+    """The token ids of one split; files are opened when first read, by each process for itself.
 
     Args:
-        folder: the split's folder of litdata shards, local.
-        group_tokens: the unit in which litdata reads; no span crosses a multiple of it inside its shard.
-        shard_tokens: tokens in each shard.
-    """
-
-    def __init__(self, folder: str | Path, group_tokens: int, shard_tokens: tuple[int, ...]) -> None:
-        self.folder = str(folder)
-        self.group_tokens = group_tokens
-        self._first_groups = [0]
-        for tokens in shard_tokens:
-            self._first_groups.append(self._first_groups[-1] + tokens // group_tokens)
-        self._dataset = None
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_dataset": None}
-
-    def read(self, spans: list[Span]) -> torch.Tensor:
-        """The tokens of ``spans``, all of the same length.
-
-        Returns:
-            int32 tensor ``(len(spans), tokens)``; the shards' unsigned types can do no arithmetic in torch.
-        """
-        rows = torch.empty(len(spans), spans[0].tokens, dtype=torch.int32)
-        for row, span in zip(rows, spans, strict=True):
-            group, first = divmod(span.first_token, self.group_tokens)
-            row.copy_(self._read_group(span.shard, group)[first : first + span.tokens])
-        return rows
-
-    def _read_group(self, shard: int, group: int) -> torch.Tensor:
-        from litdata.streaming.sampler import ChunkedIndex
-
-        if self._dataset is None:
-            from litdata import StreamingDataset, TokensLoader
-
-            self._dataset = StreamingDataset(self.folder, item_loader=TokensLoader(self.group_tokens))
-        # With a plain integer litdata would search the shards one after the other.
-        return self._dataset[ChunkedIndex(index=self._first_groups[shard] + group, chunk_index=shard)]
-
-
-def require_shards(folder: Path, split: Split) -> None:
-    """Compare a split's shards with its manifest, by their index and the presence of the files.
+        folder: path or URL of the split's folder.
+        shards: as the manifest lists them.
+        token_dtype: of the ids, uint16 or int32.
+        cache: for a URL, where its shards are kept.
 
     Raises:
-        UserError: the index or a shard is missing, or they hold other numbers of tokens.
+        UserError: the cache cannot hold the largest shard.
     """
-    remedy = "prepare the corpus again"
-    try:
-        chunks = json.loads((folder / "index.json").read_text())["chunks"]
-        tokens = tuple(chunk["dim"] for chunk in chunks)
-    except FileNotFoundError:
-        raise UserError(f"'{folder}' has no index.json: {remedy}") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        message = f"'{folder}/index.json' is not an index of token shards ({error!r}): {remedy}"
-        raise UserError(message) from error
-    if tokens != tuple(split.shard_tokens):
-        raise UserError(
-            f"'{folder}' holds {len(tokens)} shards with {sum(tokens)} tokens, but the manifest lists "
-            f"{len(split.shard_tokens)} with {sum(split.shard_tokens)}: {remedy}"
-        )
-    missing = [chunk["filename"] for chunk in chunks if not (folder / chunk["filename"]).is_file()]
+
+    def __init__(
+        self, folder: str, shards: tuple[Shard, ...], token_dtype: str, cache: ShardCache | None = None
+    ) -> None:
+        self.folder = str(folder)
+        self.shards = shards
+        self.token_dtype = token_dtype
+        self.cache = cache
+        self._storage = None if cache is None else ObjectStorage(self.folder, _DOWNLOAD_ATTEMPTS)
+        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        if cache is not None:
+            self._require_room(cache)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_maps": OrderedDict()}
+
+    def tokens(self, shard: int, first: int, count: int) -> np.ndarray:
+        """``count`` token ids of a shard from position ``first`` on: a read-only view, 1-D, the stored dtype.
+
+        Raises:
+            UserError: the shard is remote, and it cannot be had or is not what the manifest lists.
+        """
+        ids = self._maps.get(shard)
+        if ids is None:
+            ids = self._maps[shard] = self._open(shard)
+            if len(self._maps) > (MAX_OPEN_SHARDS if self.cache is None else MAX_OPEN_CACHED_SHARDS):
+                self._maps.popitem(last=False)
+        else:
+            self._maps.move_to_end(shard)
+        return ids[first : first + count]
+
+    def _open(self, shard: int) -> np.ndarray:
+        if self.cache is None:
+            ids = map_shard(Path(self.folder, self.shards[shard].file), self.token_dtype)
+        else:
+            ids = self.cache.map(self._storage, self.shards[shard], self.token_dtype)
+        # A slice of a numpy.memmap costs ten times as much as one of a plain array.
+        return ids.view(np.ndarray)
+
+    def _require_room(self, cache: ShardCache) -> None:
+        largest = max(self.shards, key=lambda shard: shard.tokens)
+        needed_bytes = shard_bytes(largest.tokens, self.token_dtype)
+        if needed_bytes > cache.max_bytes:
+            raise UserError(
+                f"the cache for '{self.folder}' may hold {cache.max_bytes:,} bytes, and its largest shard "
+                f"'{largest.file}' has {needed_bytes:,}: allow a cache of several shards"
+            )
+
+
+def require_shards(folder: str | Path, split: Split, token_dtype: str) -> None:
+    """Compare the sizes of a split's local files with the manifest. Contents are for ``tst-lightning verify``.
+
+    For local ones only: asking a store for ten thousand objects would take minutes, and each is compared with
+    the manifest when it is fetched.
+
+    Raises:
+        UserError: shards are missing, or have another size than their number of tokens gives.
+    """
+    missing, altered = [], []
+    for shard in split.shards:
+        listed_bytes = shard_bytes(shard.tokens, token_dtype)
+        try:
+            size_bytes = Path(folder, shard.file).stat().st_size
+        except FileNotFoundError:
+            missing.append(shard.file)
+            continue
+        if size_bytes != listed_bytes:
+            altered.append(f"'{shard.file}' with {size_bytes:,} bytes where the manifest gives {listed_bytes:,}")
+    problems = []
     if missing:
-        raise UserError(f"'{folder}' lacks {len(missing)} shards, the first is '{missing[0]}': {remedy}")
+        problems.append(f"lacks {len(missing)} of {len(split.shards)} shards, the first is '{missing[0]}'")
+    if altered:
+        problems.append(f"holds {len(altered)} truncated or altered shards, the first is {altered[0]}")
+    if problems:
+        raise UserError(
+            f"'{folder}' {' and '.join(problems)}: run `tst-lightning verify` for the whole list, then copy or prepare "
+            "the corpus again"
+        )
