@@ -53,6 +53,13 @@ def test_sliding_bags_hold_the_tokens_that_follow():
     assert torch.equal(sliding_bags(next_tokens, 1), next_tokens[..., None])
 
 
+def test_sliding_bags_end_where_a_token_is_ignored():
+    next_tokens = torch.tensor([[10, 11, IGNORE, 13, 14]])
+    assert sliding_bags(next_tokens, 3)[0].tolist() == [
+        [10, 11, IGNORE], [11, IGNORE, IGNORE], [IGNORE] * 3, [13, 14, IGNORE], [14, IGNORE, IGNORE],
+    ]  # fmt: skip
+
+
 def test_superpose_accumulates_in_fp32():
     torch.manual_seed(0)
     embeddings = torch.randn(2, 3, 64, 8).to(torch.bfloat16) + 100

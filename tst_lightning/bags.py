@@ -50,10 +50,12 @@ def shift(bags: Tensor) -> tuple[Tensor, Tensor]:
 def sliding_bags(next_tokens_BL: Tensor, bag_size: int) -> Tensor:
     """Targets of output-only superposition: the ``s`` tokens that follow each single token.
 
-    ``(B, L)`` next tokens become ``(B, L, s)``; what would lie past the row's end is ``IGNORE``.
+    ``(B, L)`` next tokens become ``(B, L, s)``; what would lie past the row's end is ``IGNORE``, and so is what
+    would lie past an ignored token, where another document or padding begins.
     """
     padded = nn.functional.pad(next_tokens_BL, (0, bag_size - 1), value=IGNORE)
-    return padded.unfold(-1, bag_size, 1)
+    bags = padded.unfold(-1, bag_size, 1)
+    return bags.masked_fill((bags == IGNORE).cumsum(-1) > 0, IGNORE)
 
 
 def superpose(embeddings_BLsd: Tensor) -> Tensor:
