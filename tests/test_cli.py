@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tst_lightning import cli
+from tst_lightning.errors import UserError
 from tst_lightning.lightning_cli import parse_fit
 
 TINY_MODEL = {
@@ -202,3 +203,15 @@ def test_bad_input_of_the_other_commands(arguments, message, capsys, tmp_path, m
     assert cli.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_a_loader_worker_is_one_line(monkeypatch, capsys):
+    """torch raises it again with the worker's traceback as its text."""
+
+    def fail(*_arguments):
+        message = "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n ..."
+        raise UserError(f"{message}\ntst_lightning.errors.UserError: a shard is missing: fetch it\n")
+
+    monkeypatch.setattr("tst_lightning.cli._dispatch", fail)
+    assert cli.main(["fit"]) == 2
+    assert capsys.readouterr().err == "error: a shard is missing: fetch it\n"

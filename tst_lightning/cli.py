@@ -18,6 +18,8 @@ LIGHTNING_COMMANDS = {
 }
 COMMANDS = {
     "prepare": ("tst_lightning.data.prepare", "text -> tokenizer -> token shards and a manifest"),
+    "inspect": ("tst_lightning.data.inspection", "what a prepared corpus holds; rows of it with their bags"),
+    "verify": ("tst_lightning.data.preparing.verify", "check every file of a prepared corpus against its manifest"),
     "evaluate": ("tst_lightning.evaluation.command", "lm-eval tasks on a checkpoint or a model folder"),
     "compare": (
         "tst_lightning.comparison.command",
@@ -59,11 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _message(error: UserError) -> str:
+    """What was raised; torch wraps an error of a DataLoader's worker in the text of its traceback."""
+    text = str(error)
+    return text.rpartition("UserError: ")[2].strip() if text.startswith("Caught UserError in ") else text
 
 
 def help_text() -> str:
@@ -90,10 +98,13 @@ def _load(command: str) -> Callable[..., int | None]:
 
 
 def _run_function(function: Callable[..., int | None], arguments: list[str]) -> int:
-    """Call a function with its parameters as flags; its docstring is the help. ``report`` takes its folder bare."""
+    """Call a function with its parameters as flags; its docstring is the help. Some take their folder bare."""
     from jsonargparse import auto_cli
 
-    options = {"as_positional": function.__name__ == "report", "prog": f"tst-lightning {function.__name__}"}
+    options = {
+        "as_positional": function.__name__ in ("inspect", "report", "verify"),
+        "prog": f"tst-lightning {function.__name__}",
+    }
     with as_user_error():
         return auto_cli(function, args=arguments, exit_on_error=False, **options) or 0
 

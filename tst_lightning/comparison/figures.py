@@ -1,9 +1,8 @@
 """The pictures of a report."""
 
-import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from tst_lightning.comparison.sentences import CHANCE
 from tst_lightning.comparison.summary import ArmSummary, ScoreSummary
+from tst_lightning.drawing import COLOURS, STYLE, empty_figure, png
 from tst_lightning.files import write_atomically
 
 if TYPE_CHECKING:
@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BASELINE_COLOUR = "#4d4d4d"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette, told apart with every kind of colour vision."""
-
-_STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#888888",
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
-}
 _LABEL_GAP = 0.055
 """Least distance between two labels at line ends, as a share of the axes' height."""
 
@@ -45,7 +30,7 @@ def draw_figures(arms: dict[str, ArmSummary], baseline: str, folder: Path) -> di
     """
     import matplotlib
 
-    colours = {arm: _COLOURS[place % len(_COLOURS)] for place, arm in enumerate(a for a in arms if a != baseline)}
+    colours = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(a for a in arms if a != baseline)}
     colours[baseline] = _BASELINE_COLOUR
     pictures: dict[str, Callable[[], Figure | None]] = {
         "loss_flops": lambda: _loss_figure(arms, colours, "flops"),
@@ -55,12 +40,12 @@ def draw_figures(arms: dict[str, ArmSummary], baseline: str, folder: Path) -> di
         "data_tokens": lambda: _tokens_figure(arms, colours),
     }
     drawn = {}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, draw in pictures.items():
             figure = draw()
             if figure is not None:
                 drawn[name] = folder / f"{name}.png"
-                write_atomically(drawn[name], _png(figure))
+                write_atomically(drawn[name], png(figure))
     return drawn
 
 
@@ -70,7 +55,7 @@ def _loss_figure(arms: dict[str, ArmSummary], colours: dict[str, str], x: str) -
     if not shown:
         return None
     unit, unit_name = _unit(x, max(arm.mean_curve(x)[0][-1] for arm in shown.values()))
-    figure, panels = _axes(1, 2, (10.5, 4.2))
+    figure, panels = empty_figure(1, 2, (10.5, 4.2))
     for panel in panels:
         for name, arm in shown.items():
             _draw_arm(panel, arm, colours[name], x, unit)
@@ -141,7 +126,7 @@ def _final_figure(arms: dict[str, ArmSummary], colours: dict[str, str]) -> "Figu
     shown = [arm for arm in arms.values() if arm.final is not None and math.isfinite(arm.final.mean)]
     if not shown:
         return None
-    figure, (panel,) = _axes(1, 1, (1.8 + 1.3 * len(shown), 3.8))
+    figure, (panel,) = empty_figure(1, 1, (1.8 + 1.3 * len(shown), 3.8))
     for seed in sorted({seed for arm in shown for seed in arm.final_by_seed}):
         places = [place for place, arm in enumerate(shown) if seed in arm.final_by_seed]
         panel.plot(
@@ -176,7 +161,7 @@ def _downstream_figure(arms: dict[str, ArmSummary], colours: dict[str, str]) -> 
         return None
     present = [arm for arm in arms.values() if arm.scores]
     height = 0.22 * len(present) + 0.25
-    figure, (panel,) = _axes(1, 1, (7.0, 1.0 + height * len(keys)))
+    figure, (panel,) = empty_figure(1, 1, (7.0, 1.0 + height * len(keys)))
     for row, key in enumerate(keys):
         if key[0] in CHANCE:
             panel.plot([CHANCE[key[0]]] * 2, [row - 0.42, row + 0.42], color="#aaaaaa", linewidth=2, zorder=1)
@@ -211,7 +196,7 @@ def _tokens_figure(arms: dict[str, ArmSummary], colours: dict[str, str]) -> "Fig
     if not curves:
         return None
     unit, unit_name = _unit("flops", max(values[-1] for values, _ in curves.values()))
-    figure, (panel,) = _axes(1, 1, (5.6, 3.4))
+    figure, (panel,) = empty_figure(1, 1, (5.6, 3.4))
     for name, (values, tokens) in curves.items():
         panel.plot(values / unit, tokens / 1e6, color=colours[name], linewidth=2)
     panel.set_xlim(left=0, right=max(values[-1] for values, _ in curves.values()) / unit)
@@ -233,19 +218,3 @@ def _unit(x: str, largest: float) -> tuple[float, str]:
         if largest >= 2 * seconds:
             return seconds, f"training time ({name})"
     return 1.0, "training time (seconds)"
-
-
-def _axes(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", Sequence["Axes"]]:
-    """A figure without pyplot, so that nothing global is touched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
-
-
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""What ``tst-lightning inspect`` shows of a prepared corpus."""
