@@ -37,14 +37,21 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if _at_step_end(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: validation may fall between two micro-batches of a step."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of training, which need not fall on a multiple of ``every_n_steps``."""
-        if self._last_global_step_saved != trainer.global_step:
+        """Save the end of training, which need not fall on a multiple of ``every_n_steps``.
+
+        A run that was stopped in the middle of a step (``max_time``, early stopping) keeps its last checkpoint.
+        """
+        if self._last_global_step_saved != trainer.global_step and _at_step_end(trainer, trainer.fit_loop.batch_idx):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         super().on_train_end(trainer, pl_module)
+
+
+def _at_step_end(trainer: Trainer, batch_idx: int) -> bool:
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
