@@ -61,9 +61,9 @@ def test_a_line_belongs_to_the_part_that_it_begins_in(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"".join(line % number for number in range(6)))
     size = len(line % 0)
     for part_bytes, expected in {
+        size - 1: [["0"], ["1"], ["2"], ["3"], ["4"], ["5"], []],  # equal parts of 12 bytes for lines of 14
         size: [["0"], ["1"], ["2"], ["3"], ["4"], ["5"]],
-        size + 1: [["0", "1"], ["2"], ["3"], ["4"], ["5"], []],
-        2 * size - 1: [["0", "1"], ["2", "3"], ["4", "5"], []],
+        2 * size - 1: [["0", "1"], ["2"], ["3", "4"], ["5"]],  # of 21 bytes
         2 * size: [["0", "1"], ["2", "3"], ["4", "5"]],
     }.items():
         assert read_in_parts(JsonLines(str(tmp_path)), part_bytes)[0] == expected

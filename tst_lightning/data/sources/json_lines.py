@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -40,12 +41,12 @@ class JsonLines(FileSource):
         self.on_error = on_error
 
     def cut(self, path: Path, size_bytes: int, part_bytes: int) -> list[Part]:
-        """Ranges of bytes of a plain file; a line belongs to the range that it begins in."""
+        """Equal ranges of bytes of a plain file; a line belongs to the range that it begins in."""
         if _compression(path):
             return super().cut(path, size_bytes, part_bytes)
-        firsts = range(0, size_bytes, part_bytes)
-        lasts = (min(first + part_bytes, size_bytes) for first in firsts)
-        return [Part((str(path),), first, last, last - first) for first, last in zip(firsts, lasts, strict=True)]
+        count = -(-size_bytes // part_bytes)
+        bounds = [number * size_bytes // count for number in range(count + 1)]
+        return [Part((str(path),), first, last, last - first) for first, last in pairwise(bounds)]
 
     def file_documents(self, path: Path, part: Part) -> Iterator[str]:
         before = self.bytes_read
