@@ -1,4 +1,4 @@
-"""What a run has cost and read, from its shapes and its schedule alone.
+"""What a run has cost and read.
 
 FLOPs are counted structurally, per position and for forward and backward together: 6 for every weight of a
 matrix product (the head included, the input embedding's table look-up not) and ``12 * width * L`` for the two
@@ -6,7 +6,7 @@ attention products of each layer, causal masking not discounted (the convention 
 appendix B). Averaging a bag's embeddings costs ``s * d`` additions a position and is not counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import nn
 from transformers import PretrainedConfig
@@ -66,24 +66,18 @@ def flops_per_position(model: nn.Module, sequence_length: int) -> int:
 
 
 @dataclass(frozen=True)
-class Accounting:
-    """Exact counts after any number of optimizer steps, over all devices.
+class Counts:
+    """What a run has read by some optimizer step, over all devices."""
 
-    Args:
-        schedule: bag size by step.
-        positions_per_step: rows x ``L`` of one optimizer step, over micro-batches and devices.
-        flops_per_position: see ``flops_per_position``.
-    """
+    data_tokens: int
+    """Tokens that were targets, or would be with ``s = 1``."""
+    positions: int
 
-    schedule: Schedule
-    positions_per_step: int
-    flops_per_position: int
+    @classmethod
+    def of_schedule(cls, schedule: Schedule, positions_per_step: int, steps: int) -> "Counts":
+        """After ``steps`` steps of ``positions_per_step`` positions (over micro-batches and devices), all of text."""
+        return cls(positions_per_step * schedule.tokens_per_position(steps), positions_per_step * steps)
 
-    def after(self, steps: int) -> dict[str, int]:
-        """Data tokens (tokens that were targets or would be with ``s = 1``), positions and FLOPs so far."""
-        positions = self.positions_per_step * steps
-        return {
-            "data_tokens": self.positions_per_step * self.schedule.tokens_per_position(steps),
-            "positions": positions,
-            "flops": positions * self.flops_per_position,
-        }
+    def with_flops(self, flops_per_position: int) -> dict[str, int]:
+        """``data_tokens``, ``positions`` and ``flops``; see ``flops_per_position``."""
+        return asdict(self) | {"flops": self.positions * flops_per_position}

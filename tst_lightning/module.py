@@ -19,10 +19,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from tst_lightning.accounting import Accounting, flops_per_position
+from tst_lightning.accounting import Counts, flops_per_position
 from tst_lightning.bags import shift
 from tst_lightning.errors import UserError
 from tst_lightning.hub import cache_only_without_hub
+from tst_lightning.isolation import require_isolation
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.schedule import Schedule, WarmupStableDecay
 
@@ -79,6 +80,7 @@ class CausalLMModule(L.LightningModule):
         self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
         self.mean_val_loss = MeanMetric()
         self.model: nn.Module | None = None
+        self._isolates_documents = False  # known in ``setup``
 
     # Model ----------------------------------------------------------------------------------------------
 
@@ -90,6 +92,7 @@ class CausalLMModule(L.LightningModule):
                 "set trainer.max_steps to the number of optimizer steps"
             )
         data = self.trainer.datamodule
+        self._isolates_documents = stage == "fit" and getattr(data, "isolate_documents", False)
         config = self.config.get_text_config()
         vocab_size = getattr(data, "vocab_size", None)
         if vocab_size is not None and vocab_size > config.vocab_size:
@@ -106,16 +109,22 @@ class CausalLMModule(L.LightningModule):
             )
 
     def configure_model(self) -> None:
-        """Build the model once, from ``init_seed`` whatever was drawn before."""
-        if self.model is not None:
-            return
-        with isolate_rng():
-            torch.manual_seed(self.init_seed)
-            if self.pretrained is None:
-                self.model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
-            else:
-                self.model = from_hub(AutoModelForCausalLM, self.pretrained, dtype=torch.float32)
-        self.model.train()
+        """Build the model once, from ``init_seed`` whatever was drawn before.
+
+        Raises:
+            UserError: documents are to be isolated, and the model would mix them.
+        """
+        if self.model is None:
+            with isolate_rng():
+                torch.manual_seed(self.init_seed)
+                if self.pretrained is None:
+                    self.model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+                else:
+                    self.model = from_hub(AutoModelForCausalLM, self.pretrained, dtype=torch.float32)
+            self.model.train()
+        if self._isolates_documents:
+            # Now, because a strategy may shard the weights next.
+            require_isolation(self.model)
 
     def on_fit_start(self) -> None:
         """Count FLOPs once before training, for the models where they cannot be counted."""
@@ -125,25 +134,37 @@ class CausalLMModule(L.LightningModule):
         """The embedding that superposition acts on."""
         return self.model.get_input_embeddings()
 
-    def forward(self, inputs: Tensor, targets: Tensor, loss: MultiHotCrossEntropy) -> Tensor:
-        """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids."""
+    def forward(
+        self, inputs: Tensor, targets: Tensor, loss: MultiHotCrossEntropy, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids.
+
+        Where ``position_ids (B, L)`` restart, another document begins, which sees nothing of those before it.
+        """
         if inputs.shape[-1] == 1:
             read = {"input_ids": inputs.squeeze(-1)}
         else:
             # Not every model takes ids of rank 3 (GPT-2 and OPT read their shape); all take embeddings.
             read = {"inputs_embeds": self.get_input_embeddings()(inputs)}
+        # Models recognise packed documents by their positions only if there is neither a mask nor a cache.
+        read["use_cache"] = False
+        if position_ids is not None:
+            read["position_ids"] = position_ids
         head = self.model.get_output_embeddings()
         if head.bias is None and not _rescales_logits(self.config):
-            hidden = self.model.base_model(**read, use_cache=False).last_hidden_state
+            hidden = self.model.base_model(**read).last_hidden_state
             return loss(hidden, head.weight, targets)
-        return loss.from_logits(self.model(**read, use_cache=False).logits, targets)
+        return loss.from_logits(self.model(**read).logits, targets)
 
     # Training -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss of ``batch["tokens"]``, bags ``(B, L+1, s)``."""
-        inputs, targets = shift(batch["tokens"])
-        loss = self(inputs, targets, self.loss)
+        """Mean loss of ``batch["tokens"]``, bags ``(B, L+1, s)``.
+
+        A packed batch also has ``targets (B, L, s)`` and, if documents are isolated, ``position_ids (B, L)``.
+        """
+        inputs, following = shift(batch["tokens"])
+        loss = self(inputs, batch.get("targets", following), self.loss, batch.get("position_ids"))
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -197,12 +218,17 @@ class CausalLMModule(L.LightningModule):
     def progress(self, steps: int) -> dict[str, int]:
         """``progress/*`` after ``steps`` optimizer steps: data tokens, positions, FLOPs; bag size and phase.
 
-        Counts over all devices, exact, from the schedule alone (``accounting``).
+        Counts over all devices, exact. A data module that knows better than its schedule (padding, another
+        number of devices before) has ``positions(steps)`` and ``data_tokens(steps)``.
         """
         data = self.trainer.datamodule
         schedule = getattr(data, "schedule", Schedule())
-        rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        counts = Accounting(schedule, rows * data.sequence_length, self._flops_per_position).after(steps)
+        if hasattr(data, "data_tokens") and hasattr(data, "positions"):
+            counts = Counts(data.data_tokens(steps), data.positions(steps))
+        else:
+            rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+            counts = Counts.of_schedule(schedule, rows * data.sequence_length, steps)
+        counts = counts.with_flops(self._flops_per_position)
         last_stage = schedule.stage(max(0, steps - 1))
         counts |= {"bag_size": last_stage.bag_size, "superposed": int(last_stage.superposed)}
         return {f"progress/{name}": value for name, value in counts.items()}

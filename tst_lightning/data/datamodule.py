@@ -1,85 +1,128 @@
-"""Batches of a prepared corpus for Lightning, with bags as the schedule says and exact resume."""
+"""Batches of prepared corpora for Lightning, with bags as the schedule says and exact resume."""
 
-import hashlib
-import json
+import math
 import warnings
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from tst_lightning.data.manifest import Manifest
-from tst_lightning.data.reading.loading import PlannedLoader, PlannedSampler, SpanBatches, validation_batches
+from tst_lightning.data.reading.building import RowBuilder
+from tst_lightning.data.reading.cache import ShardCache
+from tst_lightning.data.reading.coverage import report, require_enough_text
+from tst_lightning.data.reading.loading import (
+    PlannedLoader,
+    PlannedRows,
+    PlannedSampler,
+    RowBatches,
+    fold_rows,
+    pack_rows,
+)
+from tst_lightning.data.reading.mixture import Mixture
+from tst_lightning.data.reading.options import on_gpu, replicas, require_plannable, require_valid_options
+from tst_lightning.data.reading.packing import Policy
 from tst_lightning.data.reading.plan import Plan
-from tst_lightning.data.reading.shards import Shards, require_shards
+from tst_lightning.data.reading.prepared import open_corpora, require_cache
+from tst_lightning.data.reading.resume import History, continued_history, plan_state, require_same_order
+from tst_lightning.data.reading.shards import Shards
+from tst_lightning.data.reading.validation import validation_batches, window_counts
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
-STATE_VERSION = 1
-
 
 class TokenDataModule(lightning.LightningDataModule):
-    """Reads a folder made by ``tst-lightning prepare`` in the order of a ``reading.plan.Plan``.
+    """Reads what ``tst-lightning prepare`` made in the order of a ``reading.plan.Plan``.
 
     A batch is a dict: ``tokens``, int32 ``(batch_size, sequence_length + 1, bag size)`` on the device, and
-    ``micro``, its number as a Python integer. Validation batches have bag size 1. One epoch of the Trainer
-    is the whole run of ``max_steps``, whatever number of passes over the text that takes.
+    ``micro``, its number as a Python integer. Packed batches also have ``targets``, int32 ``(batch_size,
+    sequence_length, bag size)`` with -100 where there is none, and, if documents are isolated,
+    ``position_ids``, int32 ``(batch_size, sequence_length)``. Validation batches have bag size 1 and are never
+    packed. One epoch of the Trainer is the whole run of ``max_steps``, whatever number of passes over the text
+    that takes.
 
     Args:
-        data_dir: folder with a prepared corpus.
+        data_dir: folder or URL with a prepared corpus; or a mixture, a mapping from folders or URLs to weights.
+            The weights are shares of the training rows (and of the validation windows); they need not sum to 1.
+            The corpora of a mixture need the same tokenizer.
         sequence_length: positions of a training row; the model predicts at each of them.
         batch_size: rows per device and micro-batch.
         seed: of the order in which the text is read.
-        epochs: how often the training text may be read. A run that needs more is refused before it starts.
+        epochs: how often each corpus may be read. A run that needs more is refused before it starts.
         rows_per_group: rows of ``sequence_length + 1`` tokens that are kept together when the text is
             shuffled. By default the largest bag size of the schedule. To read the same text in the same order
             with and without superposition, set it to the bag size in both.
+        packing: how documents are put into rows. ``concat`` reads them one after the other and cuts wherever a
+            row is full; ``best_fit`` and ``spfhp`` cut only documents that are longer than a row, fit the others
+            together and fill up with padding that nothing is learned from.
+        isolate_documents: whether positions count from the start of each document and no document is a target
+            of another one; the model must keep them apart in its attention.
+        packing_rows: how much text is packed together: this many times ``rows_per_group`` rows. More of it leaves
+            less padding and is shuffled more coarsely.
         validation_batch_size: windows per device and validation batch; by default ``batch_size``.
         validation_windows: how many windows of ``sequence_length + 1`` tokens are validated on, evenly spaced
             over the validation text and always the same ones. All, if there are fewer.
         num_workers: processes that read ahead of training. The batches do not depend on it.
         streams: places in the text that are read in parallel; with as many as devices, each device reads
-            files of its own.
+            files of its own. 1 with packing.
         shuffle_shards: how many files of the text are shuffled together.
+        cache_dir: where copies of a remote corpus are kept, by default ``~/.cache/tst-lightning``.
+        cache_bytes: how much of a remote corpus is kept there at a time.
     """
 
     def __init__(
         self,
-        data_dir: str,
+        data_dir: dict[str, float] | str,
         sequence_length: int,
         batch_size: int,
         seed: int = 0,
         epochs: int = 1,
         rows_per_group: int | None = None,
+        packing: Policy = "concat",
+        isolate_documents: bool = False,
+        packing_rows: int = 256,
         validation_batch_size: int | None = None,
         validation_windows: int = 512,
         num_workers: int = 1,
         streams: int = 1,
         shuffle_shards: int = 8,
+        cache_dir: str | None = None,
+        cache_bytes: int = 20_000_000_000,
     ) -> None:
         super().__init__()
-        self.data_dir = Path(data_dir)
         self.sequence_length = sequence_length
         self.batch_size = batch_size
         self.seed = seed
         self.epochs = epochs
         self.rows_per_group = rows_per_group
+        self.packing = packing
+        self.isolate_documents = isolate_documents
+        self.packing_rows = packing_rows
         self.validation_batch_size = batch_size if validation_batch_size is None else validation_batch_size
         self.validation_windows = validation_windows
         self.num_workers = num_workers
         self.streams = streams
         self.shuffle_shards = shuffle_shards
-        self._require_valid_options()
+        self.cache_bytes = cache_bytes
+        require_valid_options(self)
 
-        self.manifest = Manifest.load(self.data_dir)
+        self.corpora = open_corpora(data_dir, cache_dir)
+        self.mixture = Mixture(tuple(data_dir.values()) if isinstance(data_dir, dict) else (1.0,), seed)
+        self.data_dir = self.corpora[0].data_dir
+        """Folder or URL with the tokenizer and evaluation items; of a mixture, its first corpus'."""
+        self.manifest = self.corpora[0].manifest
+        """Of a mixture, its first corpus'."""
         self.schedule = Schedule()
         self.bag_size = 1
         """Bag size of the current step, for modules that look here. The batches follow ``schedule``."""
+        self._cache = ShardCache(cache_dir, cache_bytes)
+        self._builder = RowBuilder(
+            self.corpora, sequence_length + 1, streams, shuffle_shards, seed, packing, isolate_documents, packing_rows
+        )
         self._loaded_state: dict[str, Any] = {}
         self._train_plan: Plan | None = None
+        self._train_rows: PlannedRows | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -88,8 +131,10 @@ class TokenDataModule(lightning.LightningDataModule):
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes of text per token of the validation split, for bits per byte."""
-        return self.manifest.validation.bytes / self.manifest.validation.tokens
+        """UTF-8 bytes of text per token of the validation text, for bits per byte; mean over the windows."""
+        splits, counts = [corpus.manifest.validation for corpus in self.corpora], self._window_counts()
+        text_bytes = (windows * split.bytes / split.tokens for windows, split in zip(counts, splits, strict=True))
+        return sum(text_bytes) / max(1, sum(counts))
 
     def set_schedule(self, schedule: Schedule) -> None:
         """Replace the schedule; in a callback's ``setup``, which runs before the loaders are built."""
@@ -106,71 +151,57 @@ class TokenDataModule(lightning.LightningDataModule):
         Raises:
             UserError: no ``max_steps``, too few tokens, or sizes that do not divide.
         """
-        if max_steps is None or max_steps < 1:
-            raise UserError(
-                f"the order of the data is planned by step, and the Trainer has max_steps={max_steps}: "
-                "set trainer.max_steps to the number of optimizer steps"
-            )
         plan = self._plan(accumulate, world_size)
-        epochs = plan.epochs_needed(max_steps)
-        if epochs > self.epochs:
-            raise UserError(
-                f"{max_steps:,} steps need {plan.tokens_needed(max_steps):,} tokens, and '{self.data_dir}' has "
-                f"{plan.tokens_per_pass:,} for each of epochs={self.epochs} "
-                f"(whole groups of {plan.group_tokens:,} tokens): set epochs={epochs} to repeat the text, "
-                "lower max_steps, or prepare more text"
-            )
+        # In a fit, the text is measured when the loaders are built: only then is it known from the checkpoint how
+        # much of it a resumed run has read, on how many devices.
+        if self.trainer is None:
+            require_enough_text(plan, self._names, max_steps, self.epochs)
 
     def setup(self, stage: str) -> None:
         """Check what can be known without the schedule, which a callback may set only after this."""
         # One worker reads some ten million tokens a second, and validation needs none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        require_shards(self.data_dir / "validation", self.manifest.validation)
+        for corpus in self.corpora:
+            corpus.require_shards("validation")
         if stage != "fit":
             return
-        self._train_plan = None
-        require_shards(self.data_dir / "train", self.manifest.train)
-        if self.trainer.overfit_batches:
-            raise UserError(
-                f"overfit_batches={self.trainer.overfit_batches} is not supported, the order of the data is "
-                "planned for the whole run: prepare a small text and set epochs instead"
-            )
+        # Nothing of an earlier fit, unless its Trainer goes on. A callback sets its schedule after this.
+        self._loaded_state = self.state_dict() if self.trainer.global_step else {}
+        self._train_plan = self._train_rows = None
+        self.set_schedule(Schedule())
+        require_plannable(self.trainer)
+        streams_here = math.ceil(self.streams / self.trainer.num_nodes)
+        require_cache(self.corpora, self.shuffle_shards * streams_here, self.cache_bytes)
+        for corpus in self.corpora:
+            corpus.require_shards("train")
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the Trainer's current step to ``max_steps``."""
         self._check_fit()
-        plan, rank = self._train_plan, self._replicas()[1]
-        shards = Shards(self.data_dir / "train", plan.group_tokens, self.manifest.train.shard_tokens)
-        batches = SpanBatches(shards, partial(plan.batch, rank=rank), self.sequence_length + 1)
-        trainer, accumulate = self.trainer, plan.accumulate
-        sampler = PlannedSampler(lambda: trainer.global_step * accumulate, trainer.max_steps * accumulate)
-        return PlannedLoader(batches, sampler, self.num_workers, self._on_gpu())
+        plan, trainer = self._train_plan, self.trainer
+        tokens = [corpus.manifest.train.tokens for corpus in self.corpora]
+        for line in report(plan, self._names, tokens, trainer.max_steps, self.epochs):
+            rank_zero_info(line)
+        self._train_rows = PlannedRows(plan, replicas(self.trainer)[1])
+        collate = fold_rows
+        if self._builder.packed:
+            collate = partial(pack_rows, self.manifest.tokenizer.end_of_text_id, self.isolate_documents)
+        batches = RowBatches(self._shards("train"), self._train_rows, collate, self.sequence_length + 1)
+        sampler = PlannedSampler(lambda: trainer.global_step * plan.accumulate, trainer.max_steps * plan.accumulate)
+        return PlannedLoader(batches, sampler, self.num_workers, on_gpu(self.trainer))
 
     def val_dataloader(self) -> DataLoader:
         """The validation windows of this rank. Read in this process: there are few, and it takes milliseconds."""
         if self.trainer.state.fn == "fit":
             # The sanity check validates before the training loader is asked for.
             self._check_fit()
-        world_size, rank = self._replicas()
         row_tokens = self.sequence_length + 1
-        split = self.manifest.validation
+        splits = {corpus.data_dir: corpus.manifest.validation.shard_tokens for corpus in self.corpora}
         batches = validation_batches(
-            split.shard_tokens,
-            row_tokens,
-            self.validation_windows,
-            self.validation_batch_size,
-            world_size,
-            rank,
+            splits, self._window_counts(), row_tokens, self.validation_batch_size, *replicas(self.trainer)
         )
-        if not batches:
-            raise UserError(
-                f"the validation split of '{self.data_dir}' has {split.tokens:,} tokens in "
-                f"{len(split.shard_tokens)} shards, less than a window of {row_tokens} for each of "
-                f"{world_size} devices: prepare more text, or lower sequence_length"
-            )
-        shards = Shards(self.data_dir / "validation", row_tokens, split.shard_tokens)
-        sampler = PlannedSampler(lambda: 0, len(batches))
-        return PlannedLoader(SpanBatches(shards, batches.__getitem__, row_tokens), sampler, 0, self._on_gpu())
+        windows = RowBatches(self._shards("validation"), lambda number: (batches[number], 1), fold_rows, row_tokens)
+        return PlannedLoader(windows, PlannedSampler(lambda: 0, len(batches)), 0, on_gpu(self.trainer))
 
     def test_dataloader(self) -> DataLoader:
         """The validation windows: a prepared corpus has no third split."""
@@ -192,24 +223,31 @@ class TokenDataModule(lightning.LightningDataModule):
                 )
         return batch
 
+    # Accounting -----------------------------------------------------------------------------------------
+
+    def positions(self, steps: int) -> int:
+        """Positions that the model sees in ``steps`` optimizer steps, over all devices, padding included."""
+        return self._present_plan().rows_read(steps) * self.sequence_length
+
+    def data_tokens(self, steps: int) -> int:
+        """Tokens that are targets (with bag size 1: would be) in ``steps`` optimizer steps, over all devices."""
+        return self._present_plan().data_tokens(steps)
+
+    # Checkpoints ----------------------------------------------------------------------------------------
+
     def state_dict(self) -> dict[str, Any]:
-        """What determines the order of the data. The position in it is the Trainer's step."""
+        """What determines the order of the data, and where in it the run is."""
         plan = self._train_plan
         if plan is None:
             return {}
-        return {
-            "version": STATE_VERSION,
-            "seed": plan.seed,
-            "schedule": plan.schedule.as_dict(),
-            "batch_size * devices": plan.global_batch,
-            "accumulate_grad_batches": plan.accumulate,
-            "sequence_length": self.sequence_length,
-            "rows_per_group": plan.group_rows,
-            "streams": plan.streams,
-            "shuffle_shards": plan.shuffle_shards,
+        identity = {
+            "rows_per_group": self._group_rows,
+            "packing_rows": self.packing_rows if self._builder.packed else None,
             "tokenizer": self.manifest.tokenizer.hash,
-            "corpus": self._corpus_hash(),
+            "corpus": [corpus.hash for corpus in self.corpora],
         }
+        options = ("seed", "sequence_length", "packing", "isolate_documents", "streams", "shuffle_shards")
+        return {name: getattr(self, name) for name in options} | identity | plan_state(plan, self.trainer.global_step)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state, to compare it once the schedule is known.
@@ -219,71 +257,45 @@ class TokenDataModule(lightning.LightningDataModule):
         """
         self._loaded_state = state_dict
         if self._train_plan is not None:
-            self._require_same_run()
+            self._check_fit()
 
     def _check_fit(self) -> None:
         """Everything that must hold before the first training batch is read."""
-        trainer, (world_size, _) = self.trainer, self._replicas()
-        self.check(trainer.max_steps, trainer.accumulate_grad_batches, world_size)
-        self._train_plan = self._plan(trainer.accumulate_grad_batches, world_size)
-        self._require_same_run()
+        trainer, (world_size, _) = self.trainer, replicas(self.trainer)
+        plan = self._train_plan = self._plan(trainer.accumulate_grad_batches, world_size)
+        if saved := self._loaded_state:
+            require_same_order(saved, self.state_dict())
+            history = continued_history(saved, plan.global_batch)
+            plan = self._train_plan = self._plan(trainer.accumulate_grad_batches, world_size, history)
+        require_enough_text(plan, self._names, trainer.max_steps, self.epochs)
+        if self._train_rows is not None:  # Lightning has built the loader before it read the checkpoint
+            self._train_rows.plan = plan
 
-    def _require_same_run(self) -> None:
-        saved, current = self._loaded_state, self.state_dict()
-        changed = [key for key in saved if saved[key] != current.get(key)]
-        if changed:
-            lines = [f"{key}: {saved[key]} in the checkpoint, now {current.get(key)}" for key in changed]
-            raise UserError(
-                "the checkpoint belongs to a run with another order of the data, resuming it would repeat or "
-                "skip text. " + "; ".join(lines) + ". Set the checkpoint's values again, or start a new run "
-                "without ckpt_path"
-            )
-
-    def _plan(self, accumulate: int, world_size: int) -> Plan:
-        row_tokens = self.sequence_length + 1
-        group_rows = self.rows_per_group or max(stage.bag_size for stage in self.schedule.stages)
+    def _plan(self, accumulate: int, world_size: int, history: History = ()) -> Plan:
         return Plan(
-            shard_groups=tuple(n // (group_rows * row_tokens) for n in self.manifest.train.shard_tokens),
-            row_tokens=row_tokens,
+            self._builder.rows(self._group_rows),
             schedule=self.schedule,
-            group_rows=group_rows,
+            mixture=self.mixture,
             accumulate=accumulate,
             world_size=world_size,
             batch_size=self.batch_size,
-            streams=self.streams,
-            shuffle_shards=self.shuffle_shards,
-            seed=self.seed,
+            history=history,
         )
 
-    def _replicas(self) -> tuple[int, int]:
-        """Number of data-parallel ranks, and this one. Model-parallel strategies have fewer than processes."""
-        replicas = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
-        if replicas is None:
-            return self.trainer.world_size, self.trainer.global_rank
-        return replicas["num_replicas"], replicas["rank"]
+    def _present_plan(self) -> Plan:
+        return self._train_plan or self._plan(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
 
-    def _on_gpu(self) -> bool:
-        return self.trainer.strategy.root_device.type == "cuda"
+    @property
+    def _group_rows(self) -> int:
+        return self.rows_per_group or max(stage.bag_size for stage in self.schedule.stages)
 
-    def _corpus_hash(self) -> str:
-        manifest = asdict(self.manifest)
-        identity = {key: manifest[key] for key in ("options", "token_dtype", "train", "validation")}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    @property
+    def _names(self) -> list[str]:
+        return [corpus.data_dir for corpus in self.corpora]
 
-    def _require_valid_options(self) -> None:
-        least = {
-            "sequence_length": 1,
-            "batch_size": 1,
-            "seed": 0,
-            "epochs": 1,
-            "rows_per_group": 1,
-            "validation_batch_size": 1,
-            "validation_windows": 1,
-            "num_workers": 0,
-            "streams": 1,
-            "shuffle_shards": 1,
-        }
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise UserError(f"data option {name} is at least {minimum}, got {value}")
+    def _shards(self, split: str) -> tuple[Shards, ...]:
+        return tuple(corpus.shards(split, self._cache) for corpus in self.corpora)
+
+    def _window_counts(self) -> tuple[int, ...]:
+        splits = [corpus.manifest.validation.shard_tokens for corpus in self.corpora]
+        return window_counts(splits, self.mixture.shares, self.sequence_length + 1, self.validation_windows)

@@ -1,6 +1,8 @@
 """Batches, checks and validation windows of the data module."""
 
 import json
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from recording import Recorder, fit, trainer
 
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.data.manifest import Manifest
-from tst_lightning.data.reading.loading import validation_batches
+from tst_lightning.data.reading.prepared import PreparedCorpus, require_cache
+from tst_lightning.data.reading.validation import validation_batches, window_counts
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
@@ -48,7 +51,7 @@ def test_batches_are_the_planned_tokens_folded_into_bags(prepared_dir: Path, tmp
         micro, bag = batch["micro"], 4 if batch["micro"] < 3 else 1
         assert batch["tokens"].dtype == torch.int32
         assert batch["tokens"].shape == (4, ROW, bag)
-        for bags, span in zip(batch["tokens"], data._train_plan.batch(micro, 0), strict=True):
+        for bags, (span,) in zip(batch["tokens"], data._train_plan.batch(micro, 0), strict=True):
             tokens = shard(prepared_dir, "train", span.shard)[span.first_token : span.first_token + ROW * bag]
             for position in range(ROW):
                 assert bags[position].tolist() == tokens[position * bag : (position + 1) * bag].tolist()
@@ -92,13 +95,15 @@ def test_validation_windows_do_not_depend_on_the_arm(prepared_dir: Path, tmp_pat
 @pytest.mark.parametrize("windows", [3, 10, 33, 1000])
 def test_validation_windows_are_shared_out_without_repeats(windows: int, batch_size: int, world_size: int) -> None:
     shard_tokens = (20 * ROW + 5, 3, 17 * ROW)
-    ranks = [validation_batches(shard_tokens, ROW, windows, batch_size, world_size, rank) for rank in range(world_size)]
+    counts = window_counts([shard_tokens], [Fraction(1)], ROW, windows)
+    deal = partial(validation_batches, {"corpus": shard_tokens}, counts, ROW, batch_size)
+    ranks = [deal(world_size, rank) for rank in range(world_size)]
     assert len({len(batches) for batches in ranks}) == 1
-    spans = [span for batches in ranks for batch in batches for span in batch]
+    spans = [span for batches in ranks for batch in batches for (span,) in batch]
     assert len(spans) == len(set(spans)) == min(windows, 37)
     assert all(span.first_token + ROW <= shard_tokens[span.shard] for span in spans)
     assert all(batch for batches in ranks for batch in batches)
-    assert spans == [s for b in validation_batches(shard_tokens, ROW, windows, batch_size, 1, 0) for s in b]
+    assert spans == [span for batch in deal(1, 0) for (span,) in batch]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -127,6 +132,11 @@ def test_too_few_tokens_are_refused_with_a_sufficient_number_of_epochs(prepared_
     data.check(800, 1, 1)
 
 
+def test_text_for_no_step_at_all(prepared_dir: Path) -> None:
+    with pytest.raises(UserError, match="enough for 0 steps: set epochs=2 to repeat the text, or prepare more text"):
+        make_data(prepared_dir, batch_size=6_000).check(1, 1, 1)
+
+
 def test_too_few_tokens_are_refused_without_a_callback_before_anything_runs(prepared_dir: Path, tmp_path: Path) -> None:
     module = Recorder()
     with pytest.raises(UserError, match="set epochs=2 to repeat the text"):
@@ -151,6 +161,7 @@ def test_repeated_passes_reread_the_text_in_another_order(prepared_dir: Path, tm
         ({}, {"max_steps": -1, "max_epochs": 1}, "Trainer has max_steps=-1: set trainer.max_steps"),
         ({"streams": 3}, {"max_steps": 10}, "streams=3"),
         ({}, {"max_steps": 10, "overfit_batches": 1}, "overfit_batches=1 is not supported"),
+        ({}, {"max_steps": 10, "limit_train_batches": 3, "max_epochs": 4}, "limit_train_batches=3 .* max_epochs=4"),
     ],
 )
 def test_impossible_runs_are_refused(
@@ -184,21 +195,10 @@ def test_validation_split_without_a_window(prepared_dir: Path, tmp_path: Path) -
         run.fit(Recorder(), data)
 
 
-def test_damaged_corpora_are_refused(prepared_dir: Path, tmp_path: Path) -> None:
-    index = prepared_dir / "train" / "index.json"
-    chunk = prepared_dir / "train" / json.loads(index.read_text())["chunks"][2]["filename"]
-    content = chunk.read_bytes()
-    chunk.unlink()
-    with pytest.raises(UserError, match="lacks 1 shards"):
-        attach(make_data(prepared_dir), tmp_path)
-    chunk.write_bytes(content)
-    values = json.loads(index.read_text())
-    values["chunks"].pop()
-    index.write_text(json.dumps(values))
-    with pytest.raises(UserError, match="3 shards with 84123 tokens, but the manifest lists 4 with 91900"):
-        attach(make_data(prepared_dir), tmp_path)
-    index.unlink()
-    with pytest.raises(UserError, match=r"no index\.json"):
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_damaged_corpora_are_refused(prepared_dir: Path, tmp_path: Path, split: str) -> None:
+    next((prepared_dir / split).glob("*.bin")).unlink()
+    with pytest.raises(UserError, match="lacks 1 of"):
         attach(make_data(prepared_dir), tmp_path)
 
 
@@ -214,3 +214,32 @@ def test_a_drifted_run_is_stopped_with_both_numbers(prepared_dir: Path, tmp_path
     data.train_dataloader = drifted
     with pytest.raises(UserError, match="training is at micro-batch 0, but got the data of micro-batch 1"):
         fit(data, trainer(tmp_path, 5))
+
+
+@pytest.mark.parametrize(("streams", "shards"), [(1, 2), (4, 8)])
+def test_a_cache_holds_the_shards_that_are_in_use(prepared_dir: Path, streams: int, shards: int) -> None:
+    """Of every remote corpus the shards of a window and one more; local ones need no room."""
+    manifest = Manifest.load(prepared_dir)
+    local = PreparedCorpus(str(prepared_dir), prepared_dir, manifest)
+    remote = PreparedCorpus("s3://bucket/corpus", prepared_dir, manifest)
+    sizes = sorted(12 + 2 * tokens for tokens in manifest.train.shard_tokens)
+    needed = 2 * sum(sizes[-shards - 1 :])
+    require_cache((local, remote, remote), shards, needed)
+    with pytest.raises(UserError, match=rf"cache_bytes={needed - 1:,} .* {needed:,} bytes of the {shards} shards"):
+        require_cache((local, remote, remote), shards, needed - 1)
+    require_cache((local, local), shards, 1)
+
+
+def test_more_devices_on_resume_are_no_fresh_run(prepared_dir: Path, tmp_path: Path, monkeypatch) -> None:
+    """600 of 640 steps on one device, the rest on eight: a fresh run on eight would not have the text."""
+    fit(make_data(prepared_dir), trainer(tmp_path, 600, Schedule.superposition(4, 100), save_every=600))
+    data = attach(make_data(prepared_dir), tmp_path, max_steps=640)
+    data.set_schedule(Schedule.superposition(4, 100))
+    data.load_state_dict(torch.load(tmp_path / "step=600.ckpt", weights_only=True)["TokenDataModule"])
+    monkeypatch.setattr("tst_lightning.data.datamodule.replicas", lambda trainer: (8, 0))
+    data.check(640, 1, 8)
+    data.train_dataloader()
+    assert data.positions(640) == (600 * 4 + 40 * 32) * LENGTH
+    data.trainer.fit_loop.epoch_loop.max_steps = 900
+    with pytest.raises(UserError, match="900 steps need"):
+        data.train_dataloader()

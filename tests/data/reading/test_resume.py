@@ -8,6 +8,7 @@ import torch
 from recording import Recorder, fit, trainer
 
 from tst_lightning.data.datamodule import TokenDataModule
+from tst_lightning.data.reading.resume import continued_history
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
@@ -90,6 +91,71 @@ def test_two_ranks_go_on_where_one_stopped(
         first, second = (rank["rows"][str(micro)] for rank in ranks)
         assert not set(first) & set(second)
         assert first + second == whole.rows[micro]
+
+
+def ranks_of(folder: Path) -> list[dict]:
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(3, marks=pytest.mark.slow), SWITCH, pytest.param(8, marks=pytest.mark.slow)],
+    ids=["superposition", "switch", "recovery"],
+)
+def test_more_devices_go_on_with_unread_text_and_so_does_the_resume_after_that(
+    uninterrupted: tuple[Recorder, Path], prepared_source: Path, tmp_path: Path, step: int, caplog
+) -> None:
+    """One device, from `step` on two with as many rows each, from there + 2 on one again."""
+    whole, checkpoints = uninterrupted
+    run = make_trainer(tmp_path, strategy="ddp_spawn", devices=2, save_every=2)
+    fit(make_data(prepared_source), run, ckpt_path=checkpoints / f"step={step}.ckpt", record_dir=tmp_path)
+    ranks = ranks_of(tmp_path)
+    seen = {digest for micro in range(step * ACCUMULATE) for digest in whole.rows[micro]}
+    for micro in range(step * ACCUMULATE, STEPS * ACCUMULATE):
+        both = ranks[0]["rows"][str(micro)] + ranks[1]["rows"][str(micro)]
+        assert len(set(both)) == 8
+        assert not set(both) & seen
+        seen |= set(both)
+
+    second = step + 2 - step % 2
+    state = torch.load(tmp_path / f"step={second}.ckpt", weights_only=True)["TokenDataModule"]
+    assert state["history"] == [[0, 4], [step, 8]]
+    assert (state["step"], state["devices"], state["batch_size"]) == (second, 2, 4)
+    data, paths = make_data(prepared_source), {"ckpt_path": tmp_path / f"step={second}.ckpt"}
+    with caplog.at_level("INFO"):
+        module = fit(data, make_trainer(tmp_path / "again"), **paths)
+    assert f"From step {second}: bag size" in "\n".join(caplog.messages)
+    read_on_two = [d for m in range(step * ACCUMULATE, second * ACCUMULATE) for r in ranks for d in r["rows"][str(m)]]
+    before = {d for m in range(step * ACCUMULATE) for d in whole.rows[m]} | set(read_on_two)
+    now = [digest for rows in module.rows.values() for digest in rows]
+    assert len(now) == len(set(now)) == 4 * ACCUMULATE * (STEPS - second)
+    assert not before & set(now)
+    assert data.state_dict()["history"] == [[0, 4], [step, 8], [second, 4]]
+    positions = [4] * step + [8] * (second - step) + [4] * (STEPS - second)
+    assert data.positions(STEPS) == sum(positions) * ACCUMULATE * 16
+    bags = [SCHEDULE.bag_size(step) for step in range(STEPS)]
+    tokens = sum(rows * bag for rows, bag in zip(positions, bags, strict=True))
+    assert data.data_tokens(STEPS) == tokens * ACCUMULATE * 16
+
+    # The same devices as before the kill: the part goes on, to the bit.
+    again = fit(make_data(prepared_source), make_trainer(tmp_path / "third"), **paths)
+    assert again.rows == module.rows
+
+
+@pytest.mark.parametrize(
+    ("history", "step", "rows", "expected"),
+    [
+        ([[0, 8]], 5, 8, ((0, 8),)),
+        ([[0, 8]], 5, 16, ((0, 8), (5, 16))),
+        ([[0, 8]], 0, 16, ((0, 16),)),
+        ([[0, 8], [5, 16]], 9, 16, ((0, 8), (5, 16))),
+        ([[0, 8], [5, 16]], 9, 8, ((0, 8), (5, 16), (9, 8))),
+        ([[0, 8], [5, 16]], 5, 24, ((0, 8), (5, 24))),
+    ],
+)
+def test_a_part_begins_where_the_rows_of_a_micro_batch_change(history, step: int, rows: int, expected) -> None:
+    """A part without a step has read nothing and leaves no trace."""
+    assert continued_history({"history": history, "step": step}, rows) == expected
 
 
 @pytest.mark.parametrize(

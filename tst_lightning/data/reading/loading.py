@@ -1,36 +1,76 @@
 """From a list of batch numbers to a DataLoader: what Lightning and the worker processes need to know."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tst_lightning.bags import fold
-from tst_lightning.data.reading.plan import Span
+from tst_lightning.data.reading.packed_batch import packed_batch
+from tst_lightning.data.reading.plan import Plan
+from tst_lightning.data.reading.rows import Row
 from tst_lightning.data.reading.shards import Shards
 
 
-class SpanBatches(Dataset):
+class PlannedRows:
+    """The rows of one rank and their bag size, by the number of the micro-batch."""
+
+    def __init__(self, plan: Plan, rank: int) -> None:
+        self.plan = plan
+        self.rank = rank
+
+    def __call__(self, number: int) -> tuple[list[Row], int]:
+        return self.plan.batch(number, self.rank), self.plan.segment(number).bag_size
+
+
+class RowBatches(Dataset):
     """Whole batches by their number; each worker process opens the shards itself.
 
     Args:
-        shards: where the tokens are.
-        spans_of: the spans of a batch number, all of a batch equally long.
-        row_tokens: sequence length + 1; spans of ``bag size`` times as many tokens are folded into bags.
+        corpora: where the tokens of each corpus are.
+        rows_of: the rows of a batch number, and their bag size.
+        collate: makes a batch of the rows' pieces of text, as ``fold_rows`` does.
+        row_tokens: positions of a row, the last of which is only a target: sequence length + 1.
     """
 
-    def __init__(self, shards: Shards, spans_of: Callable[[int], list[Span]], row_tokens: int) -> None:
-        self.shards = shards
-        self.spans_of = spans_of
+    def __init__(
+        self,
+        corpora: tuple[Shards, ...],
+        rows_of: Callable[[int], tuple[list[Row], int]],
+        collate: Callable[[list[list[np.ndarray]], int, int], dict[str, torch.Tensor]],
+        row_tokens: int,
+    ) -> None:
+        self.corpora = corpora
+        self.rows_of = rows_of
+        self.collate = collate
         self.row_tokens = row_tokens
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor | int]:
-        """``tokens``: int32 ``(batch, row_tokens, bag size)``; ``micro``: ``number`` as it came."""
-        tokens = self.shards.read(self.spans_of(number))
+        """What ``collate`` makes of the batch's rows; ``micro``: ``number`` as it came."""
+        rows, bag_size = self.rows_of(number)
+        pieces = [
+            [self.corpora[corpus].tokens(shard, first, count) for shard, first, count, corpus in row] for row in rows
+        ]
         # "micro" stays a Python integer: comparing it must not make the host wait for the device.
-        return {"tokens": fold(tokens, tokens.shape[1] // self.row_tokens), "micro": number}
+        return self.collate(pieces, self.row_tokens, bag_size) | {"micro": number}
+
+
+def fold_rows(rows: list[list[np.ndarray]], row_tokens: int, bag_size: int) -> dict[str, torch.Tensor]:
+    """``tokens``, int32 ``(rows, row_tokens, bag_size)``, from rows of one piece of ``row_tokens * bag_size`` ids."""
+    # The shards' unsigned types can do no arithmetic in torch.
+    tokens = np.empty((len(rows), row_tokens * bag_size), dtype=np.int32)
+    for row, (piece,) in zip(tokens, rows, strict=True):
+        row[:] = piece
+    return {"tokens": fold(torch.from_numpy(tokens), bag_size)}
+
+
+def pack_rows(
+    end_of_text_id: int, isolate: bool, rows: list[list[np.ndarray]], row_tokens: int, bag_size: int
+) -> dict[str, torch.Tensor]:
+    """``packed_batch`` as tensors."""
+    batch = packed_batch(rows, row_tokens, bag_size, end_of_text_id, isolate)
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 class PlannedSampler(DistributedSampler):
@@ -71,7 +111,7 @@ class PlannedLoader(DataLoader):
         pin_memory: for a GPU, so that copying a batch there does not hold up the host.
     """
 
-    def __init__(self, batches: SpanBatches, sampler: PlannedSampler, num_workers: int, pin_memory: bool) -> None:
+    def __init__(self, batches: Dataset, sampler: PlannedSampler, num_workers: int, pin_memory: bool) -> None:
         super().__init__(
             batches,
             batch_size=None,
@@ -81,6 +121,11 @@ class PlannedLoader(DataLoader):
             pin_memory=pin_memory,
         )
 
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor | int]]:
+        # A generator, so that nothing is asked for before the first batch is wanted: Lightning may begin to
+        # iterate before it has restored the step of a checkpoint.
+        yield from super().__iter__()
+
     # Lightning asks for these two methods before it believes that a loader can resume in mid-epoch. There is
     # nothing to save: the position is the Trainer's step.
     def state_dict(self) -> dict:
@@ -88,41 +133,3 @@ class PlannedLoader(DataLoader):
 
     def load_state_dict(self, state_dict: dict) -> None:
         pass
-
-
-def validation_batches(
-    shard_tokens: tuple[int, ...], row_tokens: int, windows: int, batch_size: int, world_size: int, rank: int
-) -> list[list[Span]]:
-    """The batches of one rank over windows of ``row_tokens`` single tokens, evenly spaced over the shards.
-
-    Every window is read by one rank, once. Every rank has the same number of batches, so that collective
-    operations in a step cannot hang; for that, some batches have one window less than others.
-
-    Args:
-        shard_tokens: tokens in each shard.
-        row_tokens: sequence length + 1.
-        windows: how many are wanted; fewer if there are not so many.
-        batch_size: most windows in a batch; 1 may become 2 to give the ranks equally many batches.
-        world_size: data-parallel ranks.
-        rank: the one asked for.
-
-    Returns:
-        Batches of spans; none if there are fewer windows than ranks.
-    """
-    per_shard = [tokens // row_tokens for tokens in shard_tokens]
-    total = sum(per_shard)
-    windows = min(windows, total)
-    if windows < world_size:
-        return []
-    ends = np.cumsum(per_shard)
-    numbers = np.arange(windows) * total // windows
-    shards = ends.searchsorted(numbers, side="right")
-    spans = [
-        Span(int(shard), int(number - ends[shard] + per_shard[shard]) * row_tokens, row_tokens)
-        for shard, number in zip(shards, numbers, strict=True)
-    ]
-    # The minimum matters for single-window batches only, of which every rank cannot have the same number.
-    batches_per_rank = min(-(-windows // (world_size * batch_size)), windows // world_size)
-    bounds = np.arange(world_size * batches_per_rank + 1) * windows // (world_size * batches_per_rank)
-    batches = [spans[start:end] for start, end in pairwise(bounds)]
-    return batches[rank * batches_per_rank : (rank + 1) * batches_per_rank]

@@ -1,0 +1,84 @@
+"""How much of each corpus a run reads: refused before it starts if it is too much, and told when it starts."""
+
+import math
+from collections.abc import Sequence
+
+from tst_lightning.data.reading.packed import PackedRows
+from tst_lightning.data.reading.plan import Plan, Segment
+from tst_lightning.errors import UserError
+
+
+def require_enough_text(plan: Plan, names: Sequence[str], max_steps: int, epochs: int) -> None:
+    """Refuse a run that would read a corpus more often than allowed.
+
+    Args:
+        plan: of the run.
+        names: of the corpora, for the message.
+        max_steps: optimizer steps of the run.
+        epochs: how often a corpus may be read.
+
+    Raises:
+        UserError: it would (names the corpus that falls short most, and what would help), or no ``max_steps``.
+    """
+    if max_steps is None or max_steps < 1:
+        raise UserError(
+            f"the order of the data is planned by step, and the Trainer has max_steps={max_steps}: "
+            "set trainer.max_steps to the number of optimizer steps"
+        )
+    passes = plan.passes_needed(max_steps)
+    shortest = max(range(len(passes)), key=passes.__getitem__)
+    if passes[shortest] <= epochs:
+        return
+    corpus = plan.corpora[shortest]
+    needed_epochs = math.ceil(passes[shortest])
+    groups = plan.groups_needed(max_steps)[shortest] // plan.streams
+    steps = plan.most_steps(epochs, max_steps)
+    shorter = f"lower max_steps to {steps}, " if steps else ""
+    raise UserError(
+        f"{max_steps:,} steps need {corpus.group_span_tokens(0, groups) * plan.streams:,} tokens, and "
+        f"'{names[shortest]}' has {corpus.tokens_per_pass:,} for each of epochs={epochs} "
+        f"({corpus.group_description()}), enough for {steps:,} steps: set epochs={needed_epochs} to "
+        f"repeat the text, {shorter}or prepare more text"
+    )
+
+
+def tokens_left_unread(plan: Plan, segment: Segment, micros: int) -> int:
+    """Tokens of groups that a segment has touched when it ends after ``micros`` micro-batches, and has not read."""
+    left = 0
+    for corpus, rows in enumerate(plan.rows_of_streams(segment, micros)):
+        reader, stretch = plan.corpora[corpus], segment.stretches[corpus]
+        groups = reader.groups_reached(stretch, max(rows))
+        left += plan.streams * reader.group_span_tokens(stretch.first_group, groups)
+        left -= sum(reader.tokens(stretch, count) for count in rows)
+    return left
+
+
+def report(plan: Plan, names: Sequence[str], corpus_tokens: Sequence[int], max_steps: int, epochs: int) -> list[str]:
+    """Lines that say what a run reads of each corpus, what it leaves out, and how full packed rows are.
+
+    Args:
+        plan: of the run.
+        names: of the corpora.
+        corpus_tokens: tokens in the training split of each.
+        max_steps: optimizer steps of the run.
+        epochs: how often a corpus may be read.
+    """
+    passes = plan.passes_needed(max_steps)
+    lines = [
+        f"'{name}': {tokens:,} tokens, {float(share):.1%} of the rows; this run makes {made:.2f} of at most {epochs} "
+        f"passes, each of which leaves {tokens - corpus.tokens_per_pass:,} tokens unread"
+        for name, tokens, share, made, corpus in zip(
+            names, corpus_tokens, plan.mixture.shares, passes, plan.corpora, strict=True
+        )
+    ]
+    segments = plan.segments_by(max_steps)
+    for segment, micros in segments:
+        line = f"From step {segment.first_micro // plan.accumulate}: bag size {segment.bag_size}, {plan.accumulate} x "
+        line += f"{segment.global_batch} rows a step"
+        fills = [c.fill_ratio(segment.bag_size) for c in plan.corpora if isinstance(c, PackedRows)]
+        if fills:
+            line += f", {' and '.join(f'{fill:.2%}' for fill in fills)} full of text"
+        if segment is not segments[-1][0]:
+            line += f"; {tokens_left_unread(plan, segment, micros):,} tokens of its last block stay unread"
+        lines.append(line)
+    return lines

@@ -1,0 +1,102 @@
+"""The prepared corpora that a run reads, each opened by its manifest."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tst_lightning.data.manifest import Manifest, Split
+from tst_lightning.data.reading.cache import ShardCache
+from tst_lightning.data.reading.shards import Shards, require_shards
+from tst_lightning.data.shard_format import shard_bytes
+from tst_lightning.data.storage import is_remote, local_folder
+from tst_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A folder or URL that ``tst-lightning prepare`` made, and what its manifest says."""
+
+    data_dir: str
+    """As the user gave it."""
+    folder: Path
+    """Local, with everything but the shards of a remote corpus."""
+    manifest: Manifest
+
+    @cached_property
+    def hash(self) -> str:
+        """The same hash means the same tokens in the same shards."""
+        manifest = asdict(self.manifest)
+        identity = {key: manifest[key] for key in ("options", "token_dtype", "train", "validation")}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def split(self, name: str) -> Split:
+        """``train`` or ``validation``."""
+        return getattr(self.manifest, name)
+
+    def shards(self, split: str, cache: ShardCache) -> Shards:
+        """The token ids of a split; ``cache`` is for those of a remote corpus."""
+        dtype = self.manifest.token_dtype
+        if is_remote(self.data_dir):
+            return Shards(f"{self.data_dir.rstrip('/')}/{split}", self.split(split).shards, dtype, cache)
+        return Shards(str(self.folder / split), self.split(split).shards, dtype)
+
+    def require_shards(self, split: str) -> None:
+        """Compare a local split's files with the manifest; raises ``UserError``."""
+        if not is_remote(self.data_dir):
+            require_shards(self.folder / split, self.split(split), self.manifest.token_dtype)
+
+    def bytes_in_use(self, shards_in_use: int) -> int:
+        """Of a remote corpus: what so many training shards take up in the cache."""
+        if not is_remote(self.data_dir):
+            return 0
+        sizes = sorted(shard_bytes(n, self.manifest.token_dtype) for n in self.manifest.train.shard_tokens)
+        return sum(sizes[-shards_in_use:])
+
+
+def open_corpora(data_dir: str | Mapping[str, float], cache_dir: str | None) -> tuple[PreparedCorpus, ...]:
+    """The corpora of a ``data_dir`` option: one, or the keys of a mapping in their order.
+
+    Raises:
+        UserError: there is none, one is no prepared corpus, or their tokenizers differ.
+    """
+    names = [data_dir] if isinstance(data_dir, str | Path) else list(data_dir)
+    if not names:
+        raise UserError("data_dir names no corpus: give a folder, or a mapping from folders to weights")
+    folders = [local_folder(name, cache_dir) for name in names]
+    corpora = tuple(
+        PreparedCorpus(str(name), Path(folder), Manifest.load(folder))
+        for name, folder in zip(names, folders, strict=True)
+    )
+    first = corpora[0]
+    for other in corpora[1:]:
+        if other.manifest.tokenizer.hash != first.manifest.tokenizer.hash:
+            raise UserError(
+                f"the corpora '{first.data_dir}' and '{other.data_dir}' of a mixture have different tokenizers "
+                f"({first.manifest.tokenizer.vocab_size} and {other.manifest.tokenizer.vocab_size} tokens): "
+                "prepare both with the same one"
+            )
+    return corpora
+
+
+def require_cache(corpora: Sequence[PreparedCorpus], shards_in_use: int, cache_bytes: int) -> None:
+    """Refuse a cache that would fetch the same shards again and again.
+
+    Args:
+        corpora: local and remote ones; only the latter count.
+        shards_in_use: of each corpus, by all ranks of this machine at a time.
+        cache_bytes: what the cache may hold.
+
+    Raises:
+        UserError: it is too small.
+    """
+    # One more is fetched while they are in use.
+    needed = sum(corpus.bytes_in_use(shards_in_use + 1) for corpus in corpora)
+    if needed > cache_bytes:
+        raise UserError(
+            f"cache_bytes={cache_bytes:,} is less than the {needed:,} bytes of the {shards_in_use} shards of each "
+            f"remote corpus that are read at a time, and one more: set cache_bytes={needed}, or lower "
+            "shuffle_shards or streams"
+        )
