@@ -253,3 +253,14 @@ def test_a_mixture_of_a_local_and_a_remote_corpus(documents_dir: Path, tmp_path:
         data = make_data({str(documents_dir): 1.0, second: 1.0}, cache_dir=str(tmp_path / "cache"), num_workers=1)
         runs.append(fit(data, trainer(tmp_path, 10, Schedule.superposition(4, 4))))
     assert runs[0].rows == runs[1].rows
+
+
+def test_altered_document_ends_are_refused(prepared_dir: Path, tmp_path: Path) -> None:
+    """Of the right size, so only a look at the numbers shows it."""
+    path = prepared_dir / "train" / "document_ends.u32"
+    ends = np.fromfile(path, "<u4")
+    ends[2] += 1_000_000
+    ends.tofile(path)
+    data = TokenDataModule(str(prepared_dir), 16, 4, num_workers=0, packing="best_fit")
+    with pytest.raises(UserError, match="no document ends of shard 0"):
+        fit(data, trainer(tmp_path, 2))

@@ -62,11 +62,20 @@ class Documents(FieldsOnly):
 
     @cached_property
     def group_lengths(self) -> np.ndarray:
-        """Tokens of every group, in the order of the shards: int64."""
+        """Tokens of every group, in the order of the shards: int64.
+
+        Raises:
+            UserError: the documents of a shard do not end one after the other inside it.
+        """
         lengths = [np.empty(0, np.int64)]
         for shard, groups in enumerate(self.shard_groups):
             edges = np.minimum(np.arange(groups + 1) * self.group_tokens, self.shard_tokens[shard]).astype(np.uint32)
             bounds = self._bounds(shard)
+            if (bounds[1:] < bounds[:-1]).any():
+                raise UserError(
+                    f"'{Path(self.folder) / DOCUMENT_ENDS_NAME}' holds numbers that are no document ends of shard "
+                    f"{shard}: it was altered; see `tst-lightning verify`, or prepare the corpus again"
+                )
             lengths.append(np.diff(bounds[bounds.searchsorted(edges)].astype(np.int64)))
         return np.concatenate(lengths)
 
