@@ -62,28 +62,29 @@ class Documents(FieldsOnly):
 
     @cached_property
     def group_lengths(self) -> np.ndarray:
-        """Tokens of every group, in the order of the shards: int64.
-
-        Raises:
-            UserError: the documents of a shard do not end one after the other inside it.
-        """
+        """Tokens of every group, in the order of the shards: int64."""
         lengths = [np.empty(0, np.int64)]
         for shard, groups in enumerate(self.shard_groups):
             edges = np.minimum(np.arange(groups + 1) * self.group_tokens, self.shard_tokens[shard]).astype(np.uint32)
             bounds = self._bounds(shard)
-            if (bounds[1:] < bounds[:-1]).any():
-                raise UserError(
-                    f"'{Path(self.folder) / DOCUMENT_ENDS_NAME}' holds numbers that are no document ends of shard "
-                    f"{shard}: it was altered; see `tst-lightning verify`, or prepare the corpus again"
-                )
             lengths.append(np.diff(bounds[bounds.searchsorted(edges)].astype(np.int64)))
         return np.concatenate(lengths)
 
     def _bounds(self, shard: int) -> np.ndarray:
-        """Where the documents of a shard begin, and the shard's end, perhaps twice: uint32, in order."""
+        """Where the documents of a shard begin, and the shard's end, perhaps twice: uint32, in order.
+
+        Raises:
+            UserError: they do not end one after the other inside the shard.
+        """
         first = self._first_documents[shard]
         ends = self._ends[first : first + self.shard_documents[shard]]
-        return np.concatenate([np.zeros(1, np.uint32), ends, np.array([self.shard_tokens[shard]], np.uint32)])
+        bounds = np.concatenate([np.zeros(1, np.uint32), ends, np.array([self.shard_tokens[shard]], np.uint32)])
+        if (bounds[1:] < bounds[:-1]).any():
+            raise UserError(
+                f"'{Path(self.folder) / DOCUMENT_ENDS_NAME}' holds numbers that are no document ends of shard {shard}: "
+                "it was altered; see `tst-lightning verify`, or prepare the corpus again"
+            )
+        return bounds
 
     @cached_property
     def _first_documents(self) -> list[int]:
