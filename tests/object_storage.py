@@ -1,14 +1,11 @@
 """An S3 store in this process: the fixtures that tests/conftest.py makes known, and what fills it."""
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tst_lightning.data.manifest import FILE_NAME, Manifest
 from tst_lightning.data.storage import ObjectStorage
 
 
@@ -57,12 +54,3 @@ def upload_folder(folder: Path, url: str) -> str:
         if path.is_file():
             storage.put(path, path.relative_to(folder).as_posix())
     return url
-
-
-def upload_corpus(folder: Path, url: str) -> str:
-    """Put a prepared corpus below ``url``, after listing its small files in its manifest; returns ``url``."""
-    small = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".bin"]
-    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in small}
-    hashes.pop(FILE_NAME)
-    replace(Manifest.load(folder), files=hashes).save(folder)
-    return upload_folder(folder, url)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import END_OF_TEXT, write_byte_tokenizer, write_prepared
-from object_storage import upload_corpus
+from object_storage import upload_folder
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tst_lightning.cli import main
@@ -258,7 +258,7 @@ def test_a_corpus_in_object_storage_is_inspected(prepared_dir, bucket_url, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where the cache is
     monkeypatch.chdir(tmp_path)
     inspect(str(prepared_dir), str(tmp_path / "local"))
-    url = upload_corpus(prepared_dir, f"{bucket_url}/some/corpus")
+    url = upload_folder(prepared_dir, f"{bucket_url}/some/corpus")
     inspect(url)
     local, remote = (
         Page((tmp_path / folder / "inspection.html").read_text()) for folder in ("local", "inspection/corpus")

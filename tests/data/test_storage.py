@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 from botocore.stub import Stubber
-from object_storage import upload_corpus, upload_folder
+from object_storage import upload_folder
 
 from tst_lightning.data.storage import ObjectStorage, is_remote, local_folder
 from tst_lightning.errors import UserError
@@ -19,7 +19,7 @@ from tst_lightning.errors import UserError
 @pytest.fixture
 def corpus_url(prepared_dir: Path, bucket_url: str) -> str:
     """The prepared corpus, uploaded."""
-    return upload_corpus(prepared_dir, f"{bucket_url}/some/corpus")
+    return upload_folder(prepared_dir, f"{bucket_url}/some/corpus")
 
 
 def small_files(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from object_storage import upload_corpus
+from object_storage import upload_folder
 
 from tst_lightning.data.tokenizer import load_tokenizer
 from tst_lightning.errors import UserError
@@ -16,7 +16,7 @@ def test_tokenizer_and_items_come_from_the_url(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     shutil.copytree(items_dir / "evaluation", prepared_dir / "evaluation")
-    url = upload_corpus(prepared_dir, f"{bucket_url}/corpus")
+    url = upload_folder(prepared_dir, f"{bucket_url}/corpus")
     assert load_tokenizer(url).get_vocab() == load_tokenizer(prepared_dir).get_vocab()
     tasks = load_tasks(["heldout"], url)["tasks"].values()
     local = load_tasks(["heldout"], prepared_dir)["tasks"].values()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from object_storage import upload_corpus, upload_folder
+from object_storage import upload_folder
 from recording import fit, trainer
 from torch.utils.data import DataLoader, Dataset
 
@@ -267,7 +267,7 @@ def test_a_cache_that_cannot_be_written(split: LocalSplit, tmp_path: Path) -> No
 
 
 def test_training_from_a_url_reads_the_same_batches(prepared_dir: Path, bucket_url: str, tmp_path: Path) -> None:
-    url = upload_corpus(prepared_dir, f"{bucket_url}/corpus")
+    url = upload_folder(prepared_dir, f"{bucket_url}/corpus")
     runs = []
     for data_dir in (str(prepared_dir), url):
         options = {"num_workers": 2, "validation_windows": 10, "shuffle_shards": 1}

@@ -12,7 +12,7 @@ import torch
 from conftest import pseudo_text_tokens, write_prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from object_storage import upload_corpus
+from object_storage import upload_folder
 from plans import ROW, documents_of, packed_corpus, tokens_of_spans
 from recording import Recorder, fit, trainer
 from torch.utils.data import DataLoader
@@ -247,7 +247,7 @@ def test_a_packed_mixture_counts_exactly(documents_dir: Path, tmp_path: Path) ->
 
 def test_a_mixture_of_a_local_and_a_remote_corpus(documents_dir: Path, tmp_path: Path, bucket_url: str) -> None:
     copy = Path(shutil.copytree(documents_dir, tmp_path / "copy"))
-    url = upload_corpus(copy, f"{bucket_url}/corpus")
+    url = upload_folder(copy, f"{bucket_url}/corpus")
     runs = []
     for second in (str(copy), url):
         data = make_data({str(documents_dir): 1.0, second: 1.0}, cache_dir=str(tmp_path / "cache"), num_workers=1)
