@@ -36,9 +36,12 @@ format: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(READY)  ## time the losses and the preparation, side by side
+benchmarks: $(READY)  ## time losses, preparation, loader and packing, side by side
 	-$(BIN)/python benchmarks/losses.py
-	$(BIN)/python benchmarks/prepare.py
+	-$(BIN)/python benchmarks/prepare.py
+	-$(BIN)/python benchmarks/prepare_memory.py
+	-$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/packing.py
 
 clean:  ## remove the virtual environment and caches (not data or results)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -58,7 +58,8 @@ def test_prepare_configs_parse(path, capsys):
     from tst_lightning.data.prepare import prepare
 
     parser = auto_parser(prepare, as_positional=False, exit_on_error=False)
-    assert parser.parse_args(["--config", str(path)]).output_dir == f"data/{path.stem}" or path.stem == "huggingface"
+    output_dir = parser.parse_args(["--config", str(path)]).output_dir
+    assert output_dir == f"data/{path.stem}" or path.stem in ("huggingface", "object_storage")
 
 
 def test_no_config_is_forgotten():

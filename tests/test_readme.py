@@ -23,6 +23,7 @@ RUN_ELSEWHERE = {
     "source .venv/bin/activate": "nothing to see",
     "tst-lightning compare --config configs/experiments/demo.yaml": "the demo; parsed in test_configs.py",
     "tst-lightning report results/demo": "tests/comparison",
+    "tst-lightning prepare --config configs/prepare/object_storage.yaml": "tests/data/preparing",
 }
 
 
@@ -52,12 +53,15 @@ def workplace(tmp_path, monkeypatch):
 def test_the_walk_through_works(workplace, capsys):
     words_of_all = commands("Train on your own text")
     assert [words[1] for words in words_of_all[1:]] == ["prepare", "fit", "fit", "validate", "evaluate"]
-    for words in words_of_all[1:]:
+    looks = commands("Data")[:2]
+    assert [words[1] for words in looks] == ["inspect", "verify"]
+    for words in [*words_of_all[1:], *looks]:
         assert words[0] == "tst-lightning"
         assert cli.main([*words[1:], *SMALLER.get(words[1], [])]) == 0, shlex.join(words)
     printed = capsys.readouterr().out
     assert "val/bits_per_byte" in printed
     assert "heldout_last_word" in printed
+    assert "'data/mine' is intact" in printed
 
 
 def test_the_code_for_ones_own_module_works(workplace):
@@ -71,9 +75,10 @@ def test_the_code_for_ones_own_module_works(workplace):
 
 def test_every_other_command_is_run_elsewhere():
     others = [shlex.join(words) for section in ("Try it", "Compare") for words in commands(section)]
+    others += [shlex.join(words) for words in commands("Data")[2:]]
     assert others == [command for command in RUN_ELSEWHERE if command in others]
     every = re.findall(r"^(?:make|tst-lightning|source) .*?(?=  |$)", README, flags=re.M)
-    walked = " ".join(word for words in commands("Train on your own text") for word in words)
+    walked = " ".join(word for part in ("Train on your own text", "Data") for words in commands(part) for word in words)
     assert all(c in RUN_ELSEWHERE or c.split()[1] in walked for c in every)
 
 

@@ -11,7 +11,15 @@ from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tst_lightning import hub
-from tst_lightning.data.tokenizer import END_OF_TEXT, Bytes, Document, Encoder, Pretrained, TrainedBPE
+from tst_lightning.data.preparing.encoder import (
+    ENCODER_FILE,
+    Document,
+    TokenizerEncoder,
+    load_encoder,
+    save_encoder,
+    stored_dtype,
+)
+from tst_lightning.data.tokenizer import END_OF_TEXT, Bytes, Pretrained, TrainedBPE
 from tst_lightning.errors import UserError
 
 TEXTS = ["", "plain", "ünïcödé 🙂 \x00\x7f\u00a0", "  spaces  \r\n\ttabs ", f"a {END_OF_TEXT} b", "don't 123"]
@@ -56,7 +64,7 @@ def test_bytes_are_their_own_ids(tmp_path):
 def test_the_fast_byte_path_equals_the_byte_tokenizer(texts):
     encoder = Bytes().build(list)
     ids, lengths = encoder.encode(documents(texts))
-    expected_ids, expected_lengths = Encoder.encode(encoder, documents(texts))
+    expected_ids, expected_lengths = TokenizerEncoder(encoder.tokenizer).encode(documents(texts))
     assert ids.tolist() == expected_ids.tolist()
     assert lengths == expected_lengths
 
@@ -133,3 +141,25 @@ def test_bad_choices_are_named(trained, tmp_path, monkeypatch):
     PreTrainedTokenizerFast(tokenizer_object=trained.backend).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"tokenizer '.*' has no end-of-text \(eos\) token"):
         Pretrained(str(tmp_path)).build(list)
+
+
+@pytest.mark.parametrize("choice", [Bytes(), TrainedBPE(300)], ids=["bytes", "bpe"])
+def test_what_workers_load_encodes_alike(choice, tmp_path):
+    encoder = choice.build(training_text, "int32")
+    save_encoder(encoder, tmp_path)
+    loaded = load_encoder(tmp_path / ENCODER_FILE, tmp_path / "tokenizer" / "tokenizer.json")
+    ids, lengths = loaded.encode(documents(TEXTS))
+    expected_ids, expected_lengths = encoder.encode(documents(TEXTS))
+    assert ids.tolist() == expected_ids.tolist()
+    assert lengths == expected_lengths
+    assert ids.dtype == np.int32
+    assert (loaded.vocab_size, loaded.end_of_text_id) == (encoder.vocab_size, encoder.end_of_text_id)
+
+
+def test_the_type_of_ids_holds_the_vocabulary():
+    assert [stored_dtype(size, "auto") for size in (257, 65_536, 65_537)] == ["uint16", "uint16", "int32"]
+    assert stored_dtype(257, "int32") == "int32"
+    with pytest.raises(UserError, match=r"token_dtype is uint16, which holds 65,536 ids, and .* has 65,537: set"):
+        stored_dtype(65_537, "uint16")
+    with pytest.raises(UserError, match="token_dtype is uint16"):
+        TrainedBPE(70_000).build(lambda: pytest.fail("nothing is read"), "uint16")

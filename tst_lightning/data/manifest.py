@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.files import write_atomically
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
@@ -78,7 +79,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write ``manifest.json``: the last act of a preparation."""
-        (Path(folder) / FILE_NAME).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(Path(folder) / FILE_NAME, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Manifest":

@@ -1,20 +1,24 @@
-"""Choices of tokenizer, and the encoder that turns documents into one stream of ids.
+"""Choices of tokenizer.
 
 Every choice ends as a Hugging Face fast tokenizer that ``transformers.AutoTokenizer`` loads from the
 prepared folder. Documents are encoded without special tokens, also where a text spells one out, and each
 is followed by one end-of-text id.
 """
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tst_lightning.data.sources.corpus import class_options
+from tst_lightning.data.preparing.encoder import (
+    ByteTokenizerEncoder,
+    Document,
+    TokenDtype,
+    TokenizerEncoder,
+    stored_dtype,
+)
+from tst_lightning.data.sources.base import class_options
+from tst_lightning.data.storage import local_folder
 from tst_lightning.errors import UserError
 from tst_lightning.hub import cache_only_without_hub
 
@@ -25,77 +29,22 @@ END_OF_TEXT = "<|endoftext|>"
 BYTE_VALUES = 256
 
 
-class Document(NamedTuple):
-    """A document's text and the same text in UTF-8."""
-
-    text: str
-    data: bytes
-
-
-class Encoder:
-    """Encodes documents into ids with a Hugging Face fast tokenizer."""
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast") -> None:
-        """
-        Args:
-            tokenizer: A fast tokenizer that has an end-of-text (eos) token.
-        """
-        self.tokenizer = tokenizer
-        self.backend = tokenizer.backend_tokenizer
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        # Without this a text that spells out "<|endoftext|>" would end the document.
-        self.backend.encode_special_tokens = True
-        self.end_of_text_id: int = tokenizer.eos_token_id
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
-        # litdata stores torch tensors, and torch has no uint32 that it knows: int32 holds any id as well.
-        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.int32)
-
-    def encode(self, documents: list[Document]) -> tuple[np.ndarray, list[int]]:
-        """Ids of the documents, each followed by end-of-text: 1-D, ``self.dtype``; and how many each has."""
-        encodings = self.backend.encode_batch_fast([document.text for document in documents], add_special_tokens=False)
-        ids = np.empty(sum(map(len, encodings)) + len(encodings), dtype=self.dtype)
-        start = 0
-        for encoding in encodings:
-            end = start + len(encoding)
-            ids[start:end] = encoding.ids
-            ids[end] = self.end_of_text_id
-            start = end + 1
-        return ids, [len(encoding) + 1 for encoding in encodings]
-
-    def save(self, folder: Path) -> None:
-        """Write a folder that ``transformers.AutoTokenizer.from_pretrained`` loads."""
-        self.tokenizer.save_pretrained(folder)
-
-    def hash(self) -> str:
-        """sha256 over vocabulary, rules and end-of-text id."""
-        rules = json.dumps(json.loads(self.backend.to_str()), sort_keys=True)
-        return hashlib.sha256(f"{rules}\n{self.end_of_text_id}".encode()).hexdigest()
-
-
-class ByteEncoder(Encoder):
-    """The byte tokenizer without the tokenizer: a text's ids are its UTF-8 bytes."""
-
-    def encode(self, documents: list[Document]) -> tuple[np.ndarray, list[int]]:
-        ids = np.empty(sum(len(document.data) + 1 for document in documents), dtype=self.dtype)
-        start = 0
-        for document in documents:
-            end = start + len(document.data)
-            ids[start:end] = np.frombuffer(document.data, dtype=np.uint8)
-            ids[end] = self.end_of_text_id
-            start = end + 1
-        return ids, [len(document.data) + 1 for document in documents]
-
-
 class Tokenizer(ABC):
     """A choice of tokenizer, made before the corpus is read."""
 
+    is_trained = False
+    """Whether ``build`` reads the corpus."""
+
     @abstractmethod
-    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+    def build(self, sample: Callable[[], Iterable[Document]], token_dtype: TokenDtype = "auto") -> TokenizerEncoder:
         """Make the encoder.
 
         Args:
             sample: Called by a tokenizer that is trained: opens the training documents.
+            token_dtype: How ids are to be stored.
+
+        Raises:
+            UserError: the tokenizer cannot be had, or token_dtype cannot hold its ids.
         """
 
     def options(self) -> dict[str, Any]:
@@ -109,7 +58,7 @@ class Bytes(Tokenizer):
     def __init__(self) -> None:
         """A vocabulary of 257."""
 
-    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+    def build(self, sample: Callable[[], Iterable[Document]], token_dtype: TokenDtype = "auto") -> TokenizerEncoder:
         from tokenizers import Tokenizer as Backend
         from tokenizers import decoders, models, pre_tokenizers
 
@@ -117,11 +66,13 @@ class Bytes(Tokenizer):
         backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
-        return ByteEncoder(_wrap(backend))
+        return ByteTokenizerEncoder(_wrap(backend), token_dtype)
 
 
 class TrainedBPE(Tokenizer):
     """A byte-level BPE (GPT-2's rules) trained on the beginning of the corpus' training documents."""
+
+    is_trained = True
 
     def __init__(self, vocab_size: int, sample_bytes: int = 50_000_000, document_sample_bytes: int = 100_000) -> None:
         """
@@ -142,7 +93,8 @@ class TrainedBPE(Tokenizer):
         self.sample_bytes = sample_bytes
         self.document_sample_bytes = document_sample_bytes
 
-    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+    def build(self, sample: Callable[[], Iterable[Document]], token_dtype: TokenDtype = "auto") -> TokenizerEncoder:
+        stored_dtype(self.vocab_size, token_dtype)  # before the training, which may take minutes
         from tokenizers import Tokenizer as Backend
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -162,7 +114,7 @@ class TrainedBPE(Tokenizer):
                 f"vocab_size is {self.vocab_size}, but the corpus' sample yields no more than {reached} ids: "
                 "lower vocab_size or give more text"
             )
-        return Encoder(_wrap(backend))
+        return TokenizerEncoder(_wrap(backend), token_dtype)
 
     def _excerpts(self, documents: Iterable[Document]) -> Iterator[str]:
         left_bytes = self.sample_bytes
@@ -184,7 +136,7 @@ class Pretrained(Tokenizer):
         """
         self.name_or_path = name_or_path
 
-    def build(self, sample: Callable[[], Iterable[Document]]) -> Encoder:
+    def build(self, sample: Callable[[], Iterable[Document]], token_dtype: TokenDtype = "auto") -> TokenizerEncoder:
         from transformers import AutoTokenizer
 
         reason = None
@@ -209,7 +161,7 @@ class Pretrained(Tokenizer):
                 f"tokenizer '{self.name_or_path}' has no end-of-text (eos) token, which separates documents: "
                 "save it with an eos_token, or choose another"
             )
-        return Encoder(tokenizer)
+        return TokenizerEncoder(tokenizer, token_dtype)
 
 
 def _byte_characters() -> list[str]:
@@ -229,7 +181,7 @@ def _wrap(backend: Any) -> "PreTrainedTokenizerFast":
 
 
 def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = None) -> Any:
-    """The tokenizer of a prepared data folder, or without one that of a Hugging Face folder.
+    """The tokenizer of a prepared corpus (folder or URL), or without one that of a Hugging Face folder.
 
     Raises:
         UserError: there is none.
@@ -237,7 +189,7 @@ def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = No
     from transformers import AutoTokenizer
 
     if data_dir is not None:
-        folder = Path(data_dir, "tokenizer")
+        folder = local_folder(data_dir) / "tokenizer"
     elif fallback is not None and Path(fallback, "tokenizer_config.json").is_file():
         folder = Path(fallback)
     else:

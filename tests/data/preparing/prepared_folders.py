@@ -10,7 +10,7 @@ from litdata import StreamingDataset, TokensLoader
 from tokenizers import Tokenizer as Backend
 
 from tst_lightning.data.manifest import Manifest
-from tst_lightning.data.sources.corpus import JsonLines
+from tst_lightning.data.sources.json_lines import JsonLines
 
 
 def make_documents(count, seed=0):

@@ -15,8 +15,8 @@ from tst_lightning.cli import main
 from tst_lightning.data.manifest import Manifest
 from tst_lightning.data.prepare import prepare
 from tst_lightning.data.preparing import encode
+from tst_lightning.data.preparing.batches import Batch
 from tst_lightning.data.preparing.sharding import ShardWriter, finish_split
-from tst_lightning.data.reading.plan import Span
 from tst_lightning.data.reading.shards import Shards, require_shards
 from tst_lightning.data.sources.installed_docs import InstalledDocs
 from tst_lightning.data.tokenizer import Bytes, TrainedBPE
@@ -58,7 +58,7 @@ def test_manifest_counts_what_the_shards_hold(byte_folder):
         assert split.documents == len(texts)
         assert split.bytes == sum(len(text.encode()) for text in texts)
         assert split.tokens == sum(split.shard_tokens) == split.bytes + split.documents
-        require_shards(folder / name, split)
+        require_shards(folder / name, split, manifest.token_dtype)
     assert manifest.token_dtype == "uint16"
     assert manifest.versions["litdata"]
     assert json.loads((folder / "manifest.json").read_text())["options"]["source_content"]["files"] == 1
@@ -68,9 +68,10 @@ def test_manifest_counts_what_the_shards_hold(byte_folder):
 def test_the_datamodules_reader_reads_the_shards(byte_folder):
     folder, _ = byte_folder
     ids = shard_ids(folder / "train")
-    shards = Shards(folder / "train", 100, Manifest.load(folder).train.shard_tokens)
-    rows = shards.read([Span(shard=1, first_token=250, tokens=50), Span(shard=0, first_token=900, tokens=50)])
-    assert rows.tolist() == [ids[1][250:300], ids[0][900:950]]
+    manifest = Manifest.load(folder)
+    shards = Shards(str(folder / "train"), manifest.train.shards, manifest.token_dtype)
+    assert shards.tokens(1, 250, 50).tolist() == ids[1][250:300]
+    assert shards.tokens(0, 900, 50).tolist() == ids[0][900:950]
 
 
 def test_evaluation_items_come_from_validation_documents(tmp_path):
@@ -107,7 +108,7 @@ def test_trained_bpe_round_trips_and_is_trained_without_validation_text(tmp_path
         TrainedBPE(400),
         validation_source=write_jsonl(tmp_path / "b.jsonl", validation),
         shard_tokens=777,
-        threads=2,
+        workers=2,
     )
     assert decoded(tmp_path / "out", "train") == documents
     assert decoded(tmp_path / "out", "validation") == validation
@@ -118,26 +119,26 @@ def test_trained_bpe_round_trips_and_is_trained_without_validation_text(tmp_path
     assert not any("zz" in token for token in vocabulary)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_order_survives_threads_and_batches(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr("tst_lightning.data.preparing.routing.BATCH_BYTES", 300)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_order_survives_threads_and_batches(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("tst_lightning.data.preparing.batches.BATCH_BYTES", 300)
     documents = make_documents(80)
     source = write_jsonl(tmp_path / "a.jsonl", documents)
-    prepare(source, str(tmp_path / "out"), TrainedBPE(300), validation_fraction=0.3, threads=threads)
+    prepare(source, str(tmp_path / "out"), TrainedBPE(300), validation_fraction=0.3, workers=workers)
     train = decoded(tmp_path / "out", "train")
     assert len(train) > 30
     assert train == [text for text in documents if text in set(train)]
 
 
 def test_memory_is_bounded_by_the_batches_under_way(monkeypatch):
-    monkeypatch.setattr(encode, "PIECES_PER_THREAD", 2)
+    monkeypatch.setattr(encode, "BATCHES_PER_THREAD", 2)
     drawn = []
 
     class Slow:
         def encode(self, documents):
-            return np.zeros(1)
+            return np.zeros(1), [1]
 
-    pieces = (drawn.append(i) or encode.Batch("train", []) for i in range(100))
+    pieces = (drawn.append(i) or Batch([], []) for i in range(100))
     for position, _ in enumerate(encode.encode_batches(pieces, Slow(), threads=2)):
         assert len(drawn) <= position + 4
     assert len(drawn) == 100

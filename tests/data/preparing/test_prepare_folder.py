@@ -11,9 +11,11 @@ from prepared_folders import make_documents, write_jsonl
 
 from tst_lightning.data.manifest import Manifest
 from tst_lightning.data.prepare import prepare
+from tst_lightning.data.preparing.partial_folder import partial_folder
 from tst_lightning.data.preparing.sharding import ShardWriter
-from tst_lightning.data.preparing.whole_folder import whole_folder
-from tst_lightning.data.sources.corpus import JsonLines, TextFiles, TextSource
+from tst_lightning.data.sources.base import TextSource
+from tst_lightning.data.sources.json_lines import JsonLines
+from tst_lightning.data.sources.text_files import TextFiles
 from tst_lightning.data.tokenizer import Bytes, TrainedBPE
 from tst_lightning.errors import UserError
 
@@ -74,17 +76,17 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path, corpus):
 
 DYING = """
 import os, signal, sys
-from tst_lightning.data.sources.corpus import TextSource
+from tst_lightning.data.sources.base import TextSource
 from tst_lightning.data.prepare import Bytes, prepare
 
 class Dying(TextSource):
-    def documents(self):
+    def documents(self, part=None):
         for number in range(100):
             yield f"{number} " * 60_000
             if number == 90:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-prepare(Dying(), sys.argv[1], Bytes(), validation_fraction=0.3, shard_tokens=10_000, threads=1)
+prepare(Dying(), sys.argv[1], Bytes(), validation_fraction=0.3, shard_tokens=10_000, workers=1)
 """
 
 
@@ -103,14 +105,14 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, corpus):
 
 
 def test_two_runs_cannot_write_the_same_folder(tmp_path, corpus):
-    with whole_folder(tmp_path / "out") as partial:
-        with pytest.raises(UserError, match=rf"another prepare is writing '.*out' \(in '{partial.name}'\)"):
+    with partial_folder(tmp_path / "out", "other") as partial:
+        with pytest.raises(UserError, match=rf"another prepare is writing '.*out' \(in '{partial.path.name}'\)"):
             prepare(corpus, str(tmp_path / "out"), Bytes(), validation_fraction=0.3)
-        assert partial.is_dir()
+        assert partial.path.is_dir()
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, corpus, monkeypatch):
-    def fail(self, ids, lengths):
+    def fail(self, ids, lengths, complete):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ShardWriter, "append", fail)
@@ -133,10 +135,10 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path, corpus):
 def test_bad_values_are_collected_in_one_message(corpus):
     message = (
         r"validation_fraction is 1\.0: it has to lie between 0 and 1.*; shard_tokens is 0: it has to be at "
-        r"least 1; max_documents is -1: .*; threads is 0: .*; evaluation_items is -1: .*; output_dir is empty"
+        r"least 1; max_documents is -1: .*; workers is 0: .*; evaluation_items is -1: .*; output_dir is empty"
     )
     with pytest.raises(UserError, match=message):
-        prepare(corpus, "", Bytes(), 1.0, shard_tokens=0, max_documents=-1, threads=0, evaluation_items=-1)
+        prepare(corpus, "", Bytes(), 1.0, shard_tokens=0, max_documents=-1, workers=0, evaluation_items=-1)
 
 
 def test_corpora_with_too_little_are_refused(tmp_path):
@@ -160,7 +162,7 @@ def test_a_changed_environment_is_noted_but_not_refused(tmp_path, capsys):
         content_must_match = False
         version = 1
 
-        def documents(self):
+        def documents(self, part=None):
             return iter(make_documents(40))
 
         def content(self):

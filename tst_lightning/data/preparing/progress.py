@@ -4,7 +4,8 @@ import sys
 
 from tqdm import tqdm
 
-from tst_lightning.data.preparing.routing import Batch, Corpus
+from tst_lightning.data.preparing.amounts import Advance, Amounts
+from tst_lightning.data.preparing.limits import NO_LIMITS, Limits
 
 SECONDS_BETWEEN_LINES = 10
 """Where the output is a file rather than a terminal."""
@@ -13,22 +14,29 @@ SECONDS_BETWEEN_LINES = 10
 class Progress:
     """Shows progress on stderr.
 
-    The bar measures input bytes as stored (compressed where the files are), because that is what is known
-    beforehand; it measures text where a limit on text is set, or where the input's size is not known.
+    The bar measures what is known beforehand: the limit that is set (on tokens, documents or bytes of text, the
+    first of these), else input bytes as stored, else nothing: then it counts text.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        self._sources = [corpus.source]
-        if corpus.validation_source is not None:
-            self._sources.append(corpus.validation_source)
-        sizes = [source.size_bytes() for source in self._sources]
-        limited = corpus.max_bytes is not None or corpus.max_documents is not None
-        self._measures_text = limited or None in sizes
+    def __init__(
+        self, description: str, limits: Limits, size_bytes: int | None, unlimited: frozenset[int] = frozenset()
+    ) -> None:
+        """
+        Args:
+            description: What is being done.
+            limits: What ends the reading, if anything does.
+            size_bytes: Of the input as stored; None where it is not known.
+            unlimited: Numbers of the tasks that the limits do not count.
+        """
+        self._uncounted = frozenset() if limits == NO_LIMITS else unlimited
+        names = [name for name in ("tokens", "documents", "bytes") if getattr(limits, name) is not None]
+        self._measure = names[0] if names else ("input_bytes" if size_bytes is not None else "bytes")
+        self._advances: dict[int, Advance] = {}
         self._text_bytes = 0
         self._bar = tqdm(
-            desc="preparing",
-            total=corpus.max_bytes if self._measures_text else sum(sizes),
-            unit="B",
+            desc=description,
+            total=getattr(limits, names[0]) if names else size_bytes,
+            unit={"tokens": " tokens", "documents": " documents"}.get(self._measure, "B"),
             unit_scale=True,
             mininterval=0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
         )
@@ -39,12 +47,26 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def update(self, batch: Batch) -> None:
-        """Count a batch that has been written."""
-        self._text_bytes += sum(len(document.data) for document in batch.documents)
+    def start_with(self, finished: list[Advance]) -> None:
+        """Count what was done before, which is left out of the rate."""
+        for advance in finished:
+            self._advances[advance.number] = advance
+            self._bar.initial += self._value(advance)
+        self._bar.n = self._bar.initial
+        self._bar.refresh()
+
+    def update(self, advance: Advance) -> None:
+        """Take in how far a task is."""
+        before = self._advances.get(advance.number, Advance(advance.number, 0, Amounts()))
+        self._advances[advance.number] = advance
+        self._text_bytes += advance.amounts.bytes - before.amounts.bytes
         seconds = self._bar.format_dict["elapsed"]
         if seconds:
-            rate = f"{self._text_bytes / 1e6:.0f} MB, {self._text_bytes / 1e6 / seconds:.1f} MB/s"
-            self._bar.set_postfix_str(f"text {rate}", refresh=False)
-        done = self._text_bytes if self._measures_text else sum(s.bytes_read for s in self._sources)
-        self._bar.update(done - self._bar.n)
+            text = f"{self._text_bytes / 1e6:.0f} MB, {self._text_bytes / 1e6 / seconds:.1f} MB/s"
+            self._bar.set_postfix_str(f"text {text}", refresh=False)
+        self._bar.update(self._value(advance) - self._value(before))
+
+    def _value(self, advance: Advance) -> int:
+        if advance.number in self._uncounted:
+            return 0
+        return advance.input_bytes if self._measure == "input_bytes" else getattr(advance.amounts, self._measure)

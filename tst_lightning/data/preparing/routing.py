@@ -1,22 +1,46 @@
-"""Which split a document belongs to, which documents are usable at all, and batches of them to encode."""
+"""Which documents of a part are taken, and for which split."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from typing import Literal
 
-from tst_lightning.data.sources.corpus import TextSource
-from tst_lightning.data.tokenizer import Document
+import numpy as np
+
+from tst_lightning.data.preparing.encoder import Document
+from tst_lightning.data.preparing.limits import NO_LIMITS, Limits
 
 SplitName = Literal["train", "validation"]
+SPLITS: tuple[SplitName, SplitName] = ("train", "validation")
 
-BATCH_BYTES = 1 << 20
-"""Text of one piece of work. A longer document is a piece of its own."""
+DIGEST_BYTES = 16
 
 
 def document_digest(data: bytes) -> bytes:
     """16 bytes that identify a document's UTF-8 text."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+class Digests:
+    """A set of digests as one sorted array: 16 bytes for each, also if it is mapped from a file."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        """
+        Args:
+            array: what ``pack`` returned.
+        """
+        self._array = array
+
+    @staticmethod
+    def pack(digests: Iterable[bytes]) -> np.ndarray:
+        """Sorted and without repetitions: 1-D, 16 bytes an item."""
+        # Not a list: as Python objects they would take four times as much.
+        return np.unique(np.frombuffer(bytearray().join(digests), dtype=f"S{DIGEST_BYTES}"))
+
+    def __contains__(self, digest: bytes) -> bool:
+        place = int(np.searchsorted(self._array, digest))
+        # numpy drops zero bytes at the end of what it returns.
+        return place < len(self._array) and self._array[place] == digest.rstrip(b"\0")
 
 
 class Router:
@@ -26,7 +50,7 @@ class Router:
     always land on the same side: the splits are disjoint by construction.
     """
 
-    def __init__(self, validation_fraction: float, validation_digests: set[bytes] | None = None) -> None:
+    def __init__(self, validation_fraction: float, validation_digests: Digests | None = None) -> None:
         """
         Args:
             validation_fraction: Share of documents that become validation documents, in (0, 1).
@@ -44,24 +68,24 @@ class Router:
         return "validation" if int.from_bytes(digest[:8], "big") < self._limit else "train"
 
 
-def usable_documents(
-    texts: Iterable[str],
-    skipped: Counter[str],
-    max_documents: int | None = None,
-    max_bytes: int | None = None,
-) -> Iterator[Document]:
-    """Yield the documents that hold text, up to the first limit that is reached.
+class AllToValidation(Router):
+    """For the documents of a validation source."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+    def split(self, document: Document) -> SplitName:
+        return "validation"
+
+
+def usable_documents(texts: Iterable[str], skipped: Counter[str]) -> Iterator[Document]:
+    """Yield the documents that hold text.
 
     Args:
         texts: Documents as read.
         skipped: Receives the number of documents left out, by reason.
-        max_documents: Documents to yield at most.
-        max_bytes: Bytes of UTF-8 text to yield at most; the document that would exceed it ends the reading.
     """
-    documents = total_bytes = 0
     for text in texts:
-        if documents == max_documents:
-            return
         if not text or text.isspace():
             skipped["documents without text"] += 1
             continue
@@ -70,80 +94,58 @@ def usable_documents(
         except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
             skipped["documents that are not valid Unicode"] += 1
             continue
-        total_bytes += len(data)
-        if max_bytes is not None and total_bytes > max_bytes:
-            return
-        documents += 1
         yield Document(text, data)
+        del text, data  # or they would stay while the next document, which may be as large, is read
 
 
-class Batch(NamedTuple):
-    """Documents of one split, encoded together."""
+class Selection:
+    """The documents that a task takes, each with its split. To be iterated over once.
 
-    split: SplitName
-    documents: list[Document]
-
-
-def batches(
-    documents: Iterable[Document],
-    split_of: Callable[[Document], SplitName | None],
-    skipped: Counter[str],
-) -> Iterator[Batch]:
-    """Collect documents into pieces of about ``BATCH_BYTES``, each of one split, in reading order."""
-    waiting: dict[SplitName, list[Document]] = {"train": [], "validation": []}
-    waiting_bytes: Counter[SplitName] = Counter()
-    for document in documents:
-        split = split_of(document)
-        if split is None:
-            skipped["documents that the validation source holds"] += 1
-            continue
-        waiting[split].append(document)
-        waiting_bytes[split] += len(document.data)
-        if waiting_bytes[split] >= BATCH_BYTES:
-            yield Batch(split, waiting[split])
-            waiting[split], waiting_bytes[split] = [], 0
-    for split, rest in waiting.items():
-        if rest:
-            yield Batch(split, rest)
-
-
-class Corpus:
-    """The documents of a preparation, each with its split; read anew each time it is asked."""
+    Attributes:
+        skipped: Documents left out so far, by reason (without those that the source itself left out).
+        ended: Whether a limit ended the reading.
+    """
 
     def __init__(
         self,
-        source: TextSource,
-        validation_source: TextSource | None,
-        validation_fraction: float,
-        max_documents: int | None,
-        max_bytes: int | None,
+        texts: Iterable[str],
+        router: Router,
+        limits: Limits = NO_LIMITS,
+        duplicates: Collection[int] = (),
     ) -> None:
-        self.source = source
-        self.validation_source = validation_source
-        self.max_documents = max_documents
-        self.max_bytes = max_bytes
+        """
+        Args:
+            texts: Documents as read.
+            router: Assigns them to splits.
+            limits: Of documents and bytes, over those that are taken.
+            duplicates: Numbers, among the usable documents, of those to leave out.
+        """
+        self._texts = texts
+        self._router = router
+        self._limits = limits
+        self._duplicates = duplicates
         self.skipped: Counter[str] = Counter()
-        digests = None
-        if validation_source is not None:
-            texts = usable_documents(validation_source.documents(), Counter())
-            digests = {document_digest(document.data) for document in texts}
-        self.router = Router(validation_fraction, digests)
+        self.ended = False
 
-    def batches(self) -> Iterator[Batch]:
-        """Batches of both splits; ``skipped`` is complete afterwards."""
-        self.skipped = Counter()
-        if self.validation_source is not None:
-            documents = usable_documents(self.validation_source.documents(), self.skipped)
-            yield from batches(documents, lambda document: "validation", self.skipped)
-            self.skipped.update(self.validation_source.skipped)
-        yield from batches(self._source_documents(self.skipped), self.router.split, self.skipped)
-        self.skipped.update(self.source.skipped)
+    def __iter__(self) -> Iterator[tuple[SplitName, Document]]:
+        documents = text_bytes = 0
+        for number, document in enumerate(usable_documents(self._texts, self.skipped)):
+            split = self._router.split(document)
+            if split is None:
+                self.skipped["documents that the validation source holds"] += 1
+            elif number in self._duplicates:
+                self.skipped["duplicate documents"] += 1
+            else:
+                documents += 1
+                text_bytes += len(document.data)
+                if self._exceeds(documents, text_bytes):
+                    self.ended = True
+                    return
+                yield split, document
+            del document
 
-    def training_documents(self) -> Iterator[Document]:
-        """Training documents alone, for a tokenizer to be trained on."""
-        for document in self._source_documents(Counter()):
-            if self.router.split(document) == "train":
-                yield document
-
-    def _source_documents(self, skipped: Counter[str]) -> Iterator[Document]:
-        return usable_documents(self.source.documents(), skipped, self.max_documents, self.max_bytes)
+    def _exceeds(self, documents: int, text_bytes: int) -> bool:
+        limits = self._limits
+        return (limits.documents is not None and documents > limits.documents) or (
+            limits.bytes is not None and text_bytes > limits.bytes
+        )

@@ -32,9 +32,17 @@ class ShardWriter:
         self._ends: list[int] = []
         self._ends_of_shards: list[np.ndarray] = []
 
-    def append(self, ids: np.ndarray, lengths: Sequence[int]) -> None:
-        """Add documents to the stream: their ids (1-D), and the tokens of each, end-of-text included."""
+    def append(self, ids: np.ndarray, lengths: Sequence[int], complete: bool = True) -> None:
+        """Add documents to the stream.
+
+        Args:
+            ids: Their tokens, 1-D.
+            lengths: How many each has, end-of-text included.
+            complete: False if the last one goes on with the next call.
+        """
         ends = np.cumsum(lengths, dtype=np.int64)
+        if not complete:
+            ends = ends[:-1]
         start = 0
         while start < len(ids):
             taken = min(len(ids) - start, len(self._buffer) - self._filled)

@@ -1,0 +1,21 @@
+"""What ``prepare`` prints at its end."""
+
+from tst_lightning.data.manifest import Manifest
+
+
+def print_summary(output_dir: str, manifest: Manifest, seconds: float) -> None:
+    """Sizes of both splits, and what was left out."""
+    text_bytes = manifest.train.bytes + manifest.validation.bytes
+    print(f"prepared '{output_dir}' in {seconds:.1f} s ({text_bytes / 1e6 / seconds:.1f} MB/s of text)")
+    for name, split in (("train", manifest.train), ("validation", manifest.validation)):
+        print(
+            f"  {name:<11}{split.documents:>10,} documents {split.bytes / 1e6:>10,.1f} MB "
+            f"{split.tokens:>14,} tokens {len(split.shards):>6,} shards"
+        )
+    vocabulary = f"{manifest.tokenizer.vocab_size:,} ids, stored as {manifest.token_dtype}"
+    print(
+        f"  vocabulary {vocabulary}; {text_bytes / (manifest.train.tokens + manifest.validation.tokens):.2f}"
+        " bytes a token"
+    )
+    for reason, count in (manifest.skipped | manifest.evaluation_items).items():
+        print(f"  {reason}: {count:,}")
