@@ -4,8 +4,8 @@ import csv
 
 import numpy as np
 import pytest
-from conftest import pseudo_text_tokens, write_prepared
 from lightning.pytorch.loggers import CSVLogger
+from pseudo_corpus import pseudo_text_tokens, write_prepared
 from runs import tiny_data, tiny_module, tiny_trainer
 
 from callbacks import SuperpositionCallback

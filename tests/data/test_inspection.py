@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import END_OF_TEXT, write_byte_tokenizer, write_prepared
 from object_storage import upload_folder
+from pseudo_corpus import END_OF_TEXT, write_byte_tokenizer, write_prepared
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tst_lightning.cli import main

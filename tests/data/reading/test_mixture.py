@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pseudo_text_tokens, write_prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import concat_corpus
+from pseudo_corpus import pseudo_text_tokens, write_prepared
 from recording import Recorder, fit, trainer
 
 from tst_lightning.data.datamodule import TokenDataModule

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import pseudo_text_tokens, write_prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from object_storage import upload_folder
 from plans import ROW, documents_of, packed_corpus, tokens_of_spans
+from pseudo_corpus import pseudo_text_tokens, write_prepared
 from recording import Recorder, fit, trainer
 from torch.utils.data import DataLoader
 
