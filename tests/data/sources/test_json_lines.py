@@ -74,7 +74,7 @@ def read_in_order(source, part_bytes):
 
 
 BAD_LINES = [
-    (b'{"text": "cut', r"line 2 is not valid JSON \(Unterminated string"),
+    (b'{"text": "cut', r"line 2 is not valid JSON \(Invalid control character"),
     (b'{"text": "\xff"}', r"line 2 is not valid JSON \('utf-8' codec can't decode"),
     (b"[" * 100_000, r"line 2 is not valid JSON \(maximum recursion depth"),
     (b'["text"]', r"line 2 is not a JSON object but a list"),

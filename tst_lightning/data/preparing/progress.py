@@ -33,6 +33,7 @@ class Progress:
         self._measure = names[0] if names else ("input_bytes" if size_bytes is not None else "bytes")
         self._advances: dict[int, Advance] = {}
         self._text_bytes = 0
+        self._done = 0
         self._bar = tqdm(
             desc=description,
             total=getattr(limits, names[0]) if names else size_bytes,
@@ -51,8 +52,8 @@ class Progress:
         """Count what was done before, which is left out of the rate."""
         for advance in finished:
             self._advances[advance.number] = advance
-            self._bar.initial += self._value(advance)
-        self._bar.n = self._bar.initial
+            self._done += self._value(advance)
+        self._bar.n = self._bar.initial = self._done
         self._bar.refresh()
 
     def update(self, advance: Advance) -> None:
@@ -64,7 +65,9 @@ class Progress:
         if seconds:
             text = f"{self._text_bytes / 1e6:.0f} MB, {self._text_bytes / 1e6 / seconds:.1f} MB/s"
             self._bar.set_postfix_str(f"text {text}", refresh=False)
-        self._bar.update(self._value(advance) - self._value(before))
+        self._done += self._value(advance) - self._value(before)
+        # Tasks that run side by side may together take more than a limit; what is too much is dropped later.
+        self._bar.update(min(self._done, self._bar.total or self._done) - self._bar.n)
 
     def _value(self, advance: Advance) -> int:
         if advance.number in self._uncounted:

@@ -54,7 +54,9 @@ class JsonLines(FileSource):
             with open(path, "rb") as raw:
                 _go_to_line(raw, part.first)
                 begin = raw.tell()
-                for number, line in enumerate(_lines(raw, path, part.last), start=1):
+                number = 0
+                for line in _lines(raw, path, part.last):
+                    number += 1
                     if line.isspace():
                         continue
                     self.bytes_read = before + raw.tell() - begin
@@ -69,7 +71,9 @@ class JsonLines(FileSource):
                             ) from error
                         self.skipped["malformed lines"] += 1
                     else:
+                        del line  # a line may be large, and so may the next: not both, nor their texts, at a time
                         yield text
+                        del text
         except OSError as error:
             # The decompressor's errors have no number.
             problem = error.strerror if error.errno else f"{error}; the file seems to be cut off or damaged"
@@ -79,7 +83,7 @@ class JsonLines(FileSource):
 def _text(line: bytes, field: str) -> str:
     """The text of one line; a ValueError says in the words after "line 7" why there is none."""
     try:
-        value = json.loads(line.strip())
+        value = json.loads(line)
     except (ValueError, RecursionError) as error:
         problem = f"is not valid JSON ({error})"
         if not line.endswith(b"\n"):
@@ -114,6 +118,7 @@ def _lines(raw: BinaryIO, path: Path, last: int | None) -> Iterator[bytes]:
         while position < last and (line := raw.readline()):
             position += len(line)
             yield line
+            del line
 
 
 def _go_to_line(raw: BinaryIO, first: int) -> None:
