@@ -6,7 +6,8 @@ from tst_lightning.data.manifest import Manifest
 def print_summary(output_dir: str, manifest: Manifest, seconds: float) -> None:
     """Sizes of both splits, and what was left out."""
     text_bytes = manifest.train.bytes + manifest.validation.bytes
-    print(f"prepared '{output_dir}' in {seconds:.1f} s ({text_bytes / 1e6 / seconds:.1f} MB/s of text)")
+    # No rate: parts that an earlier call had finished took no time. The bar has shown it.
+    print(f"prepared '{output_dir}' in {seconds:.1f} s")
     for name, split in (("train", manifest.train), ("validation", manifest.validation)):
         print(
             f"  {name:<11}{split.documents:>10,} documents {split.bytes / 1e6:>10,.1f} MB "
