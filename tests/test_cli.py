@@ -183,6 +183,17 @@ def test_a_refused_resume_leaves_the_run_as_it_was(fit, tst, tmp_path, capsys):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_a_run_from_another_runs_config_lives_in_its_own_folder(fit, tmp_path):
+    assert cli.main(fit) == 0
+    first, second = tmp_path / "run", tmp_path / "second"
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    config = ["--config", str(first / "config.yaml"), "--trainer.default_root_dir", str(second), "--data.seed", "5"]
+    assert cli.main(["fit", *config]) == 0
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert yaml.safe_load((second / "config.yaml").read_text())["data"]["seed"] == 5
+    assert len(list(second.glob("events.out.tfevents.*"))) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.errors import UserError
@@ -71,7 +71,7 @@ class RunCLI(LightningCLI):
             raise UserError(f"nothing to {self.config.subcommand}: give --ckpt_path, or a model.pretrained")
 
     def before_instantiate_classes(self) -> None:
-        """Log to TensorBoard in the run's folder unless the config says otherwise; only while fitting."""
+        """Refuse a folder that cannot take the run."""
         trainer = self.config[self.subcommand].trainer
         if self.subcommand != "fit":
             trainer.logger = False
@@ -83,18 +83,20 @@ class RunCLI(LightningCLI):
                 f"trainer.default_root_dir '{folder}' holds the checkpoints of another run, which this one would "
                 "overwrite: resume it with --ckpt_path last, or choose another folder"
             )
-        if trainer.logger is None or trainer.logger is True:
-            trainer.logger = Namespace(
-                class_path="lightning.pytorch.loggers.TensorBoardLogger",
-                init_args=Namespace(save_dir=str(folder), name="", version=""),
-            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Log to TensorBoard in the run's folder unless the config says otherwise.
+
+        Not written into the config: the saved one is also there to start other runs from, in folders of their own.
+        """
+        trainer = self.config[self.subcommand].trainer
+        if trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir or ".", name="", version="")
         try:
             return super().instantiate_trainer(**kwargs)
         except UserError:
             raise
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
 
 
@@ -152,5 +154,6 @@ def _quiet() -> None:
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*does not have many workers.*",
         ".*LightningCLI's args.*",
+        ".*but have no logger configured.*",  # `validate` prints its table and keeps no log
     ):
         warnings.filterwarnings("ignore", message=message)

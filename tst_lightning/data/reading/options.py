@@ -40,12 +40,12 @@ def require_plannable(trainer: Any) -> None:
             f"overfit_batches={trainer.overfit_batches} is not supported, the order of the data is "
             "planned for the whole run: prepare a small text and set epochs instead"
         )
-    ends_epochs = trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run
-    if ends_epochs and trainer.max_epochs not in (None, -1):
-        # Resumed at the end of an epoch, Lightning counts it twice and stops too soon, without a word.
+    if trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:
+        # Resumed at the end of an epoch, Lightning counts it twice, stops too soon without a word, or trains on
+        # one micro-batch as a step of its own.
         raise UserError(
-            f"limit_train_batches={trainer.limit_train_batches} does not go with max_epochs={trainer.max_epochs}, "
-            "a run could end too soon after a resume: set max_epochs to -1, the run is as long as max_steps"
+            f"limit_train_batches={trainer.limit_train_batches} is not supported, the whole run is one epoch: set "
+            "trainer.max_steps to its length, and trainer.val_check_interval to validate more often"
         )
 
 
