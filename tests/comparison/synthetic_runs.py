@@ -5,6 +5,7 @@ import math
 import random
 from pathlib import Path
 
+import yaml
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -56,8 +57,9 @@ def write_run(
     seconds_per_step: float = 0.2,
     accuracy: float | None = None,
     finished: bool = True,
+    data: dict | None = None,
 ) -> None:
-    """A whole run folder with the given validation losses."""
+    """A whole run folder with the given validation losses; ``data`` goes into its ``config.yaml``."""
     write_events(folder, validation_points(losses, bag_size, switch, seconds_per_step))
     step = max(losses)
     positions = step * POSITIONS_PER_STEP
@@ -75,7 +77,8 @@ def write_run(
         "done": step == max_steps,
     }
     (folder / "progress.json").write_text(json.dumps(progress))
-    (folder / "config.yaml").write_text("trainer:\n  max_steps: <b>4000</b>\n")
+    config = {"trainer": {"max_steps": "<b>4000</b>"}} | ({} if data is None else {"data": data})
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "command.txt").write_text(f"tst-lightning fit --trainer.default_root_dir={folder}\n")
     if accuracy is not None:
         write_scores(folder / "evaluation" / f"step={step}", accuracy)

@@ -71,6 +71,30 @@ def test_no_verdict_without_pairs_or_with_a_diverged_run(tmp_path: Path) -> None
     assert json.loads((diverged.output_dir / "report.json").read_text())["arms"]["tst"]["final"]["mean"] is None
 
 
+def test_losses_on_other_text_are_not_compared(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1, 2), ("baseline", "mixed", "same"))
+    weights = {"baseline": (0.7, 0.3), "mixed": (0.5, 0.5), "same": (70, 30)}
+    for arm, (first, second) in weights.items():
+        for seed in experiment.seeds:
+            data = {"data_dir": {"data/a": first, "data/b": second}, "sequence_length": 512, "validation_windows": 64}
+            folder = run_folder(tmp_path, arm, seed)
+            losses = {50: 2.0, 100: 1.5 - 0.1 * seed * len(arm)}
+            write_run(folder, losses, 100, accuracy=0.3 + 0.01 * seed, data=data)
+    shown = write_report(tmp_path)
+    reason = "mixed validates on other text than baseline (data_dir: {data/a: 0.5, data/b: 0.5} against "
+    reason += "{data/a: 0.7, data/b: 0.3}): its loss is not compared."
+    assert shown.startswith(f"{reason} A difference between same and baseline is not shown")
+    arms = summarize_arms(experiment, collect(experiment))
+    assert crossing_sentence(arms["mixed"], "baseline") == reason
+    values = json.loads((tmp_path / "report.json").read_text())["arms"]
+    assert [values["mixed"][key] for key in ("difference", "crosses_at_step", "crosses_at_flops")] == [None] * 3
+    assert values["mixed"]["final"]["mean"] == pytest.approx(0.75)
+    assert values["mixed"]["scores"][0]["difference"]["n"] == values["same"]["difference"]["n"] == 2
+    assert values["baseline"]["other_validation"] == values["same"]["other_validation"] == ""
+    row = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| mixed |"))
+    assert row.split(" | ")[1:9] == ["2", "0.7500", "0.3536", "1.0000", "0.5000", "-", "-", "-"]
+
+
 def test_cautions_name_what_a_reader_must_know(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, (1, 2, 3))
     write_ends(experiment, baseline=(1.5, 1.6))

@@ -32,8 +32,8 @@ CAPTIONS = {
     "loss_flops": "Validation loss against training FLOPs; thin lines are seeds, thick lines their mean. "
     "The right panel shows the end of training.",
     "loss_time": "Validation loss against seconds spent training, validation and evaluation left out.",
-    "final_loss": "Final validation loss: a point per seed, joined where arms share the seed, "
-    "and the mean with its 95 % interval.",
+    "final_loss": "Final validation loss: a point per seed, joined where arms share the seed and "
+    "the validation text, and the mean with its 95 % interval.",
     "downstream": "Downstream accuracy: small points are seeds, large points their mean with lm-eval's "
     "standard error over items; the grey line is guessing.",
     "data_tokens": "Data tokens read against FLOPs: at equal FLOPs a superposed phase reads more text.",

@@ -128,7 +128,7 @@ def _final_figure(arms: dict[str, ArmSummary], colours: dict[str, str]) -> "Figu
         return None
     figure, (panel,) = empty_figure(1, 1, (1.8 + 1.3 * len(shown), 3.8))
     for seed in sorted({seed for arm in shown for seed in arm.final_by_seed}):
-        places = [place for place, arm in enumerate(shown) if seed in arm.final_by_seed]
+        places = [place for place, arm in enumerate(shown) if seed in arm.final_by_seed and not arm.other_validation]
         panel.plot(
             places, [shown[place].final_by_seed[seed] for place in places],
             color="#bbbbbb", linewidth=0.9, zorder=1,

@@ -37,6 +37,8 @@ def verdict(arms: dict[str, ArmSummary], baseline: str) -> str:
 
 def _verdict_of(arm: ArmSummary, baseline: ArmSummary) -> str:
     difference = arm.difference
+    if arm.other_validation:
+        return _not_compared(arm, baseline.arm)
     if difference is None:
         return f"No verdict on {arm.arm}: it has no finished run with the seed of a finished {baseline.arm} run."
     if not math.isfinite(difference.mean):
@@ -94,6 +96,8 @@ def cautions(experiment: Experiment, arms: dict[str, ArmSummary]) -> list[str]:
 
 def crossing_sentence(arm: ArmSummary, baseline: str) -> str:
     """Where an arm's mean curve passes below the baseline's."""
+    if arm.other_validation:
+        return _not_compared(arm, baseline)
     if arm.difference is None:
         return f"{arm.arm}: no finished pair of runs to compare."
     at_step, at_flops = arm.crosses_at_step, arm.crosses_at_flops
@@ -109,6 +113,10 @@ def chance_note(tasks: set[str]) -> str:
     """Where guessing stands, for the tasks whose number of choices is known."""
     known = [f"{task} {CHANCE[task]:.0%}" for task in sorted(tasks) if task in CHANCE]
     return f"Accuracy of guessing: {', '.join(known)}." if known else ""
+
+
+def _not_compared(arm: ArmSummary, baseline: str) -> str:
+    return f"{arm.arm} validates on other text than {baseline} ({arm.other_validation}): its loss is not compared."
 
 
 def _facts(difference: PairedDifference) -> str:

@@ -18,6 +18,7 @@ from tst_lightning.comparison.analysis import (
 )
 from tst_lightning.comparison.collect import Curve, RunResult
 from tst_lightning.comparison.experiment import Experiment
+from tst_lightning.comparison.validation_text import other_validation
 
 COSTS = ("data_tokens", "positions", "flops", "train_seconds", "wall_seconds", "positions_per_second")
 """Quantities of ``ArmSummary.costs``."""
@@ -52,14 +53,17 @@ class ArmSummary:
     final: Summary | None
     bits_per_byte: Summary | None
     difference: PairedDifference | None
-    """Of final losses to the baseline's; None for the baseline, or without common finished seeds."""
+    """Of final losses to the baseline's; None for the baseline, without common finished seeds, or if the two are
+    losses of different text."""
+    other_validation: str
+    """What makes the arm's validation text another than the baseline's; empty if it is the same."""
     costs: dict[str, float | None]
     """Means over finished runs."""
     scores: tuple[ScoreSummary, ...]
     switch_step: int
     """First step of plain next-token training; 0 if it is all of the run."""
     crosses_at_step: Crossing | None
-    """Where the mean curve passes below the baseline's for good; None if never."""
+    """Where the mean curve passes below the baseline's for good; None if never, or if the text differs."""
     crosses_at_flops: Crossing | None
 
     @property
@@ -100,7 +104,8 @@ def _summarize_arm(arm: str, runs: tuple[RunResult, ...], base_runs: tuple[RunRe
     finals = _final_losses(runs)
     crossings: dict[str, Crossing | None] = {"steps": None, "flops": None}
     difference = None
-    if base_runs is not None:
+    other = other_validation([run.config for run in runs], [run.config for run in base_runs or ()])
+    if base_runs is not None and not other:
         base_finals = _final_losses(base_runs)
         difference = paired_difference(finals, base_finals)
         common = finals.keys() & base_finals.keys()
@@ -115,6 +120,7 @@ def _summarize_arm(arm: str, runs: tuple[RunResult, ...], base_runs: tuple[RunRe
         final=summarize(list(finals.values())),
         bits_per_byte=summarize([run.curve.bits_per_byte[-1] for run in finished if run.curve.bits_per_byte]),
         difference=difference,
+        other_validation=other,
         costs={cost: _mean_of(finished, lambda run, cost=cost: _cost(run, cost)) for cost in COSTS},
         scores=_summarize_scores(finished, base_runs),
         switch_step=next((run.progress.get("recovery_step") or 0 for run in runs if run.progress), 0),
