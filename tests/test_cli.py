@@ -134,7 +134,7 @@ RATIO = "--trainer.callbacks.step_ratio=0.5"
 BAD_INPUTS = {
     "vocabulary": (["--model.config.init_args.vocab_size=100"], "vocabulary has 257 tokens, the model's 100"),
     "sequence": (["--data.sequence_length=500"], "sequence_length=500 is longer than the model's 64 positions"),
-    "tokens": (["--trainer.max_steps=100000"], "100,000 steps need 6,800,000 tokens, and .* set epochs="),
+    "tokens": (["--trainer.max_steps=100000"], "100,000 steps need 6,800,000 tokens of '.*', which has .* set epochs="),
     "no steps": (["--trainer.max_steps=-1"], "set trainer.max_steps"),
     "bag size 0": ([CALLBACK, f"{BAG}=0", RATIO], "^error: bag_size=0: give an integer"),
     "bag size text": ([CALLBACK, f"{BAG}=two", RATIO], 'Parser key "bag_size": Expected a .*int.* two'),

@@ -34,7 +34,7 @@ def decoder(tmp_path):
 
 def shards_of(folder):
     manifest = Manifest.load(folder)
-    return Shards(str(folder / "train"), manifest.train.shards, manifest.token_dtype)
+    return Shards(str(folder / "train"), manifest.train.shards, manifest.token_dtype, manifest.tokenizer.vocab_size)
 
 
 def shard_ids(folder, split="train"):

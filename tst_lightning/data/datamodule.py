@@ -68,7 +68,7 @@ class TokenDataModule(lightning.LightningDataModule):
             files of its own. 1 with packing.
         shuffle_shards: how many files of the text are shuffled together.
         cache_dir: where copies of a remote corpus are kept, by default ``~/.cache/tst-lightning``.
-        cache_bytes: how much of a remote corpus is kept there at a time.
+        cache_bytes: how much of all remote corpora together is kept there at a time.
     """
 
     def __init__(
@@ -109,10 +109,8 @@ class TokenDataModule(lightning.LightningDataModule):
 
         self.corpora = open_corpora(data_dir, cache_dir)
         self.mixture = Mixture(tuple(data_dir.values()) if isinstance(data_dir, dict) else (1.0,), seed)
-        self.data_dir = self.corpora[0].data_dir
-        """Folder or URL with the tokenizer and evaluation items; of a mixture, its first corpus'."""
-        self.manifest = self.corpora[0].manifest
-        """Of a mixture, its first corpus'."""
+        self.data_dir, self.manifest = self.corpora[0].data_dir, self.corpora[0].manifest
+        """Of a mixture, its first corpus'. The folder or URL has the tokenizer and the evaluation items."""
         self.schedule = Schedule()
         self.bag_size = 1
         """Bag size of the current step, for modules that look here. The batches follow ``schedule``."""
@@ -245,6 +243,7 @@ class TokenDataModule(lightning.LightningDataModule):
             "packing_rows": self.packing_rows if self._builder.packed else None,
             "tokenizer": self.manifest.tokenizer.hash,
             "corpus": [corpus.hash for corpus in self.corpora],
+            "data_dirs": self._names,
         }
         options = ("seed", "sequence_length", "packing", "isolate_documents", "streams", "shuffle_shards")
         return {name: getattr(self, name) for name in options} | identity | plan_state(plan, self.trainer.global_step)

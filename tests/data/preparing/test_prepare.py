@@ -69,7 +69,7 @@ def test_the_datamodules_reader_reads_the_shards(byte_folder):
     folder, _ = byte_folder
     ids = shard_ids(folder / "train")
     manifest = Manifest.load(folder)
-    shards = Shards(str(folder / "train"), manifest.train.shards, manifest.token_dtype)
+    shards = Shards(str(folder / "train"), manifest.train.shards, manifest.token_dtype, manifest.tokenizer.vocab_size)
     assert shards.tokens(1, 250, 50).tolist() == ids[1][250:300]
     assert shards.tokens(0, 900, 50).tolist() == ids[0][900:950]
 

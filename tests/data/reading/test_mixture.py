@@ -1,6 +1,7 @@
 """Mixtures: exact shares, corpora of their own order, and what the data module makes of them."""
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -141,8 +142,8 @@ def test_fewer_validation_windows_keep_the_proportion(two_corpora) -> None:
 
 
 def test_bytes_per_token_is_weighted(two_corpora, tmp_path) -> None:
-    folders = [write_prepared(tmp_path / name, [pseudo_text_tokens(500, 0)], [pseudo_text_tokens(500, 1)])
-               for name in "ab"]  # fmt: skip
+    folders = [write_prepared(tmp_path / name, [pseudo_text_tokens(500, seed)], [pseudo_text_tokens(500, 2)])
+               for seed, name in enumerate("ab")]  # fmt: skip
     manifest = json.loads((folders[1] / "manifest.json").read_text())
     manifest["validation"]["bytes"] *= 5
     (folders[1] / "manifest.json").write_text(json.dumps(manifest))
@@ -151,7 +152,8 @@ def test_bytes_per_token_is_weighted(two_corpora, tmp_path) -> None:
 
 def test_a_run_that_exhausts_one_corpus_is_refused_by_its_name(two_corpora, tmp_path) -> None:
     """30,000 x 2 tokens of the first are 3,528 rows; with 3/4 of 8 rows a step, 588 steps."""
-    message = rf"'{two_corpora[0]}' has [\d,]+ for each of epochs=1 .*, enough for (\d+) steps: set epochs=2 to"
+    message = rf"1,000 steps need [\d,]+ tokens of '{two_corpora[0]}', which has [\d,]+ for "
+    message += r"each of epochs=1 .*, enough for (\d+) steps: set epochs=2 to"
     with pytest.raises(UserError, match=message) as caught:
         fit(make_data(two_corpora, (3, 1)), trainer(tmp_path, 1000))
     most = int(str(caught.value).split("lower max_steps to ")[1].split(",")[0])
@@ -169,7 +171,7 @@ def test_the_log_says_what_is_read(two_corpora, tmp_path, caplog) -> None:
     lines = "\n".join(caplog.messages)
     assert f"'{two_corpora[0]}': 60,000 tokens, 75.0% of the rows; this run makes 0." in lines
     assert f"'{two_corpora[1]}': 120,000 tokens, 25.0% of the rows" in lines
-    assert "From step 0: bag size 4, 1 x 8 rows a step; 0 tokens of its last block stay unread" in lines
+    assert "From step 0: bag size 4, 1 x 8 rows a step\n" in lines
     assert "From step 3: bag size 1" in lines
 
 
@@ -187,10 +189,39 @@ def test_no_corpus_is_refused() -> None:
         TokenDataModule({}, LENGTH, 4)
 
 
+def test_the_same_shares_in_other_numbers_go_on(two_corpora, tmp_path) -> None:
+    """The binary values of 0.7 and 0.3 are not in the proportion of 70 to 30."""
+    fit(make_data(two_corpora, (0.7, 0.3)), trainer(tmp_path, 4, save_every=2))
+    resumed = fit(make_data(two_corpora, (70, 30)), trainer(tmp_path / "b", 4), ckpt_path=tmp_path / "step=2.ckpt")
+    assert resumed.order == [2, 3]
+
+
+def test_a_corpus_twice_is_refused(two_corpora, tmp_path) -> None:
+    copy = shutil.copytree(two_corpora[0], tmp_path / "copy")
+    for second in (f"{two_corpora[0]}/", copy):
+        with pytest.raises(UserError, match=f"'{two_corpora[0]}' and '{second}' are the same corpus, .* name it once"):
+            make_data((two_corpora[0], two_corpora[1], second), (1, 1, 1))
+
+
+@pytest.mark.parametrize("data_dir", [["a", "b"], "{a: 0.7, b}", "[a, b]"])
+def test_a_data_dir_that_is_no_mapping_is_refused(data_dir) -> None:
+    with pytest.raises(UserError, match=r"is no mapping from folders to numbers, as in \{a: 0\.7, b: 0\.3\}"):
+        TokenDataModule(data_dir, LENGTH, 4)
+
+
+def test_a_corpus_without_a_row_is_refused_by_its_name(two_corpora, tmp_path) -> None:
+    small = write_prepared(tmp_path / "small", [pseudo_text_tokens(60, 3)], [pseudo_text_tokens(500, 4)])
+    message = rf"'{small}' has 60 tokens, its shards hold 0 rows of 68 \(sequence_length 16 \+ 1, .*rows_per_group 4\)"
+    with pytest.raises(UserError, match=message):
+        fit(make_data((two_corpora[0], small), (1, 1), rows_per_group=4), trainer(tmp_path, 2))
+
+
 def test_another_mixture_is_no_resume(two_corpora, tmp_path) -> None:
     fit(make_data(two_corpora, (1, 1)), trainer(tmp_path, 4, save_every=2))
     goes_on = fit(make_data(two_corpora, (2, 2)), trainer(tmp_path / "b", 4), ckpt_path=tmp_path / "step=2.ckpt")
     assert goes_on.order == [2, 3]
+    with pytest.raises(UserError, match=r"\['1/2', '1/2'\] in the checkpoint, now \['7/10', '3/10'\]"):
+        fit(make_data(two_corpora, (0.7, 0.3)), trainer(tmp_path / "c", 4), ckpt_path=tmp_path / "step=2.ckpt")
     for folders, weights, named in (
         (two_corpora, (1, 3), r"shares of the corpora: \['1/2', '1/2'\] in the checkpoint, now \['1/4', '3/4'\]"),
         (two_corpora[::-1], (1, 1), "corpus: "),

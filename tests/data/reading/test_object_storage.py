@@ -119,8 +119,8 @@ def test_loader_workers_read_what_was_uploaded_within_the_limit(
 ) -> None:
     folder, shards = split
     cache = ShardCache(tmp_path / "cache", 3 * SHARD_BYTES)
-    remote = Shards(upload_folder(folder, f"{bucket_url}/train"), shards, "uint16", cache)
-    local = Shards(str(folder), shards, "uint16")
+    remote = Shards(upload_folder(folder, f"{bucket_url}/train"), shards, "uint16", 65_536, cache)
+    local = Shards(str(folder), shards, "uint16", 65_536)
     spans = random_spans(shards, 150, seed=repeat)
     loader = DataLoader(Spans(remote, spans), batch_size=None, num_workers=2, timeout=60)
     with DiskUse(cache.folder) as disk:
@@ -138,8 +138,8 @@ def test_processes_that_share_a_cache_do_not_disturb_each_other(
     folder, shards = split
     # Less room than four processes want at once: some have to wait for the downloads of others.
     cache = ShardCache(tmp_path / "cache", 3 * SHARD_BYTES)
-    remote = Shards(upload_folder(folder, f"{bucket_url}/train"), shards, "uint16", cache)
-    local = Shards(str(folder), shards, "uint16")
+    remote = Shards(upload_folder(folder, f"{bucket_url}/train"), shards, "uint16", 65_536, cache)
+    local = Shards(str(folder), shards, "uint16", 65_536)
     work = [(remote, local, random_spans(shards, 60, seed=10 * repeat + process)) for process in range(4)]
     with DiskUse(cache.folder) as disk, multiprocessing.get_context("fork").Pool(4) as pool:
         assert all(pool.starmap_async(hammer, work, chunksize=1).get(timeout=60))
@@ -221,7 +221,7 @@ def test_damaged_and_missing_objects(split: LocalSplit, bucket_url: str, tmp_pat
     folder, shards = split
     storage = ObjectStorage(upload_folder(folder, f"{bucket_url}/train"))
     shard = shards[5]
-    remote = Shards(storage.url, shards, "uint16", ShardCache(tmp_path / "cache", 3 * SHARD_BYTES))
+    remote = Shards(storage.url, shards, "uint16", 65_536, ShardCache(tmp_path / "cache", 3 * SHARD_BYTES))
     content, damaged = (folder / shard.file).read_bytes(), tmp_path / "damaged"
     for altered in (content[:-10], content[:-1] + b"?", content + b"xx"):
         damaged.write_bytes(altered)
@@ -257,7 +257,7 @@ def test_a_download_that_fails_once_is_repeated(
 def test_a_cache_smaller_than_a_shard_is_refused_before_reading(split: LocalSplit, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path / "cache", SHARD_BYTES - 1)
     with pytest.raises(UserError, match=r"may hold 10,011 bytes, and its largest shard 'chunk-0\.bin' has 10,012"):
-        Shards("s3://bucket/train", split[1], "uint16", cache)
+        Shards("s3://bucket/train", split[1], "uint16", 65_536, cache)
 
 
 def test_a_cache_that_cannot_be_written(split: LocalSplit, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """A resumed run reads, to the bit, what the uninterrupted one would have read."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from pseudo_corpus import pseudo_text_tokens, write_prepared
 from recording import Recorder, fit, trainer
 
 from tst_lightning.data.datamodule import TokenDataModule
@@ -186,15 +188,32 @@ def test_another_data_order_is_refused(
     assert module.order == []
 
 
-def test_another_corpus_is_refused(uninterrupted: tuple[Recorder, Path], prepared_dir: Path, tmp_path: Path) -> None:
-    """A moved copy goes on, one that was prepared otherwise does not."""
+def test_another_corpus_is_refused(
+    uninterrupted: tuple[Recorder, Path], prepared_source: Path, prepared_dir: Path, tmp_path: Path
+) -> None:
+    """A copy goes on, also one that was prepared from elsewhere; another text in its place does not."""
     _, checkpoints = uninterrupted
-    resumed = fit(make_data(prepared_dir), make_trainer(tmp_path), ckpt_path=checkpoints / "step=8.ckpt")
-    assert len(resumed.order) == (STEPS - 8) * ACCUMULATE
     manifest = prepared_dir / "manifest.json"
     manifest.write_text(manifest.read_text().replace("pseudo_text", "another_text"))
-    with pytest.raises(UserError, match="corpus: "):
-        fit(make_data(prepared_dir), make_trainer(tmp_path), ckpt_path=checkpoints / "step=8.ckpt")
+    options = {"ckpt_path": checkpoints / "step=8.ckpt"}
+    resumed = fit(make_data(prepared_dir), make_trainer(tmp_path, save_every=STEPS), **options)
+    assert len(resumed.order) == (STEPS - 8) * ACCUMULATE
+    shutil.rmtree(prepared_dir)
+    write_prepared(prepared_dir, [pseudo_text_tokens(90_000, 50)], [pseudo_text_tokens(9_000, 51)])
+    message = rf"corpus: \['{prepared_source}'\] in the checkpoint, now \['{prepared_dir}'\]\. "
+    with pytest.raises(UserError, match=message):
+        fit(make_data(prepared_dir), make_trainer(tmp_path), **options)
+    message = rf"corpus: .* now \['{prepared_dir}'\] with other content\. "
+    with pytest.raises(UserError, match=message):
+        fit(make_data(prepared_dir), make_trainer(tmp_path), ckpt_path=tmp_path / f"step={STEPS}.ckpt")
+
+
+def test_another_division_into_documents_is_another_corpus(prepared_dir: Path) -> None:
+    before = make_data(prepared_dir).corpora[0].hash
+    text = (prepared_dir / "manifest.json").read_text()
+    ends = json.loads(text)["files"]["train/document_ends.u32"]
+    (prepared_dir / "manifest.json").write_text(text.replace(ends, "0" * 64))
+    assert make_data(prepared_dir).corpora[0].hash != before
 
 
 def test_a_checkpoint_from_the_middle_of_a_step_is_stopped(prepared_source: Path, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recording import Recorder, trainer
 
+from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.data.manifest import Manifest, Shard, Split
 from tst_lightning.data.reading import shards as shards_module
 from tst_lightning.data.reading.shards import Shards, require_shards
@@ -33,7 +35,7 @@ def test_any_span_is_read_as_it_was_written(tmp_path: Path, dtype: str) -> None:
     contents = [generator.integers(0, 60_000, length).astype(dtype) for length in (1, 1000, 17, 400)]
     split = write_split(tmp_path, contents)
     require_shards(tmp_path, split, dtype)
-    shards = Shards(str(tmp_path), split.shards, dtype)
+    shards = Shards(str(tmp_path), split.shards, dtype, 60_000)
     for reader in (shards, pickle.loads(pickle.dumps(shards))):
         for number, ids in enumerate(contents):
             for _ in range(20):
@@ -46,7 +48,7 @@ def test_any_span_is_read_as_it_was_written(tmp_path: Path, dtype: str) -> None:
 def test_maps_are_lazy_bounded_and_stay_behind_when_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards_module, "MAX_OPEN_SHARDS", 3)
     split = write_split(tmp_path, [np.full(5000, number, np.uint16) for number in range(6)])
-    shards = Shards(str(tmp_path), split.shards, "uint16")
+    shards = Shards(str(tmp_path), split.shards, "uint16", 6)
     assert not maps_of(tmp_path)
     held = shards.tokens(0, 10, 4)
     for number in (1, 2, 3, 1, 4):  # 1 is used once more and so outlasts 2
@@ -61,9 +63,31 @@ def test_maps_are_lazy_bounded_and_stay_behind_when_pickled(tmp_path: Path, monk
 
 def test_tokens_cannot_be_written_to(prepared_dir: Path) -> None:
     manifest = Manifest.load(prepared_dir)
-    shards = Shards(str(prepared_dir / "train"), manifest.train.shards, manifest.token_dtype)
+    shards = Shards(str(prepared_dir / "train"), manifest.train.shards, manifest.token_dtype, 257)
     with pytest.raises(ValueError, match="read-only"):
         shards.tokens(0, 0, 1)[0] = 1
+
+
+@pytest.mark.parametrize(("dtype", "wrong"), [("uint16", 300), ("int32", 257), ("int32", -1)])
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path: Path, dtype: str, wrong: int) -> None:
+    ids = np.full(20, 256, dtype)
+    ids[[13, 17]] = wrong
+    shards = Shards(str(tmp_path), write_split(tmp_path, [ids]).shards, dtype, 257)
+    assert shards.tokens(0, 3, 10).tolist() == [256] * 10
+    message = f"chunk-0.bin' holds token {wrong} at position 13, the vocabulary has 257: .*`tst-lightning verify`"
+    with pytest.raises(UserError, match=message):
+        shards.tokens(0, 10, 10)
+
+
+def test_an_altered_shard_ends_a_run_with_its_name(prepared_dir: Path, tmp_path: Path) -> None:
+    shard = Manifest.load(prepared_dir).train.shards[2]
+    path = prepared_dir / "train" / shard.file
+    ids = np.fromfile(path, "<u2")
+    ids[HEADER_BYTES // 2 :] += 300
+    ids.tofile(path)
+    module, data = Recorder(), TokenDataModule(str(prepared_dir), 16, 4, num_workers=0)
+    with pytest.raises(UserError, match=rf"'{path}' holds token \d+ at position [\d,]+, the vocabulary has 257"):
+        trainer(tmp_path, 100).fit(module, data)
 
 
 def test_all_damage_is_reported_at_once(prepared_dir: Path) -> None:

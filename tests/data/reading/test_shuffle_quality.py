@@ -43,7 +43,9 @@ def positions_dir(prepared_source: Path, tmp_path_factory: pytest.TempPathFactor
     np.full(SHARDS, tokens, "<u4").tofile(train / DOCUMENT_ENDS_NAME)
     (train / INDEX_NAME).write_text(index_json([(shard.file, tokens) for shard in shards], tokens, "uint16"))
     split = Split(SHARDS, SHARDS * tokens, SHARDS * tokens, tuple(shards))
-    replace(Manifest.load(folder), train=split, files={}).save(folder)
+    manifest = Manifest.load(folder)
+    tokenizer = replace(manifest.tokenizer, vocab_size=SHARDS * tokens)
+    replace(manifest, train=split, tokenizer=tokenizer, files={}).save(folder)
     return folder
 
 

@@ -11,6 +11,7 @@ from tst_lightning.data.reading.packed import PackedRows
 from tst_lightning.data.reading.packing import Policy
 from tst_lightning.data.reading.prepared import PreparedCorpus
 from tst_lightning.data.reading.rows import CorpusRows
+from tst_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,21 @@ class RowBuilder:
 
     def _concat(self, number: int, corpus: PreparedCorpus, group_rows: int) -> ConcatRows:
         groups = tuple(n // (group_rows * self.row_tokens) for n in corpus.manifest.train.shard_tokens)
-        return ConcatRows(self._order(number, groups), self.row_tokens, group_rows)
+        order = self._order(number, groups)
+        if order.groups_per_stream == 0:
+            raise UserError(
+                f"'{corpus.data_dir}' has {corpus.manifest.train.tokens:,} tokens, its shards hold {sum(groups)} rows "
+                f"of {group_rows * self.row_tokens:,} (sequence_length {self.row_tokens - 1} + 1, times bag size or "
+                f"rows_per_group {group_rows}), and streams={self.streams} needs {self.streams}: prepare more text, or "
+                "lower sequence_length, the bag size or streams"
+            )
+        return ConcatRows(order, self.row_tokens, group_rows)
 
     def _packed(self, number: int, corpus: PreparedCorpus, group_rows: int) -> PackedRows:
         group_rows *= self.packing_rows
-        documents = Documents.of_split(corpus.folder / "train", corpus.manifest.train, group_rows * self.row_tokens)
+        documents = Documents.of_split(
+            corpus.folder / "train", corpus.manifest.train, group_rows * self.row_tokens, corpus.document_ends_sha256
+        )
         packing = GroupPacking(documents, self.row_tokens, self.packing, self.isolate)
         return PackedRows(self._order(number, documents.shard_groups), packing, group_rows)
 

@@ -33,10 +33,12 @@ def require_enough_text(plan: Plan, names: Sequence[str], max_steps: int, epochs
     needed_epochs = math.ceil(passes[shortest])
     groups = plan.groups_needed(max_steps)[shortest] // plan.streams
     steps = plan.most_steps(epochs, max_steps)
-    shorter = f"lower max_steps to {steps}, " if steps else ""
+    # The steps of superposition may be a share of max_steps, and change with it.
+    fewer = f"to {steps}" if len(plan.schedule.stages) == 1 else "(and with it the steps of superposition)"
+    shorter = f"lower max_steps {fewer}, " if steps else ""
     raise UserError(
-        f"{max_steps:,} steps need {corpus.group_span_tokens(0, groups) * plan.streams:,} tokens, and "
-        f"'{names[shortest]}' has {corpus.tokens_per_pass:,} for each of epochs={epochs} "
+        f"{max_steps:,} steps need {corpus.group_span_tokens(0, groups) * plan.streams:,} tokens of "
+        f"'{names[shortest]}', which has {corpus.tokens_per_pass:,} for each of epochs={epochs} "
         f"({corpus.group_description()}), enough for {steps:,} steps: set epochs={needed_epochs} to "
         f"repeat the text, {shorter}or prepare more text"
     )
@@ -64,13 +66,15 @@ def report(plan: Plan, names: Sequence[str], corpus_tokens: Sequence[int], max_s
         epochs: how often a corpus may be read.
     """
     passes = plan.passes_needed(max_steps)
-    lines = [
-        f"'{name}': {tokens:,} tokens, {float(share):.1%} of the rows; this run makes {made:.2f} of at most {epochs} "
-        f"passes, each of which leaves {tokens - corpus.tokens_per_pass:,} tokens unread"
-        for name, tokens, share, made, corpus in zip(
-            names, corpus_tokens, plan.mixture.shares, passes, plan.corpora, strict=True
-        )
-    ]
+    lines = []
+    for name, tokens, share, made, corpus in zip(
+        names, corpus_tokens, plan.mixture.shares, passes, plan.corpora, strict=True
+    ):
+        line = f"'{name}': {tokens:,} tokens, {float(share):.1%} of the rows; this run makes {made:.2f} of at most "
+        line += f"{epochs} passes"
+        if left := tokens - corpus.tokens_per_pass:
+            line += f", each of which leaves {left:,} tokens unread"
+        lines.append(line)
     segments = plan.segments_by(max_steps)
     for segment, micros in segments:
         line = f"From step {segment.first_micro // plan.accumulate}: bag size {segment.bag_size}, {plan.accumulate} x "
@@ -78,7 +82,7 @@ def report(plan: Plan, names: Sequence[str], corpus_tokens: Sequence[int], max_s
         fills = [c.fill_ratio(segment.bag_size) for c in plan.corpora if isinstance(c, PackedRows)]
         if fills:
             line += f", {' and '.join(f'{fill:.2%}' for fill in fills)} full of text"
-        if segment is not segments[-1][0]:
-            line += f"; {tokens_left_unread(plan, segment, micros):,} tokens of its last block stay unread"
+        if segment is not segments[-1][0] and (left := tokens_left_unread(plan, segment, micros)):
+            line += f"; {left:,} tokens of its last block stay unread"
         lines.append(line)
     return lines

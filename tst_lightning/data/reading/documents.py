@@ -1,5 +1,6 @@
 """Where the documents of a split begin and end."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +29,17 @@ class Documents(FieldsOnly):
     group_tokens: int
 
     @classmethod
-    def of_split(cls, folder: str | Path, split: Split, group_tokens: int) -> "Documents":
+    def of_split(cls, folder: str | Path, split: Split, group_tokens: int, sha256: str | None = None) -> "Documents":
         """Those of a split whose document ends are in ``folder``.
 
+        Args:
+            folder: the split's.
+            split: as in the manifest.
+            group_tokens: see above.
+            sha256: of the file of document ends; None, not to compare it.
+
         Raises:
-            UserError: the file of document ends is missing or has another length than the manifest says.
+            UserError: the file is missing, has another length than the manifest says, or was altered.
         """
         path = Path(folder) / DOCUMENT_ENDS_NAME
         expected = 4 * sum(shard.documents for shard in split.shards)
@@ -42,6 +49,14 @@ class Documents(FieldsOnly):
                 f"'{path}' should have {expected:,} bytes, one number for each document ({found}): "
                 "prepare the corpus again"
             )
+        if sha256 is not None:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise UserError(
+                    f"'{path}' is not the file that the manifest lists, it was altered: run `tst-lightning verify`, "
+                    "or prepare the corpus again"
+                )
         return cls(str(folder), split.shard_tokens, tuple(shard.documents for shard in split.shards), group_tokens)
 
     @property
@@ -71,20 +86,10 @@ class Documents(FieldsOnly):
         return np.concatenate(lengths)
 
     def _bounds(self, shard: int) -> np.ndarray:
-        """Where the documents of a shard begin, and the shard's end, perhaps twice: uint32, in order.
-
-        Raises:
-            UserError: they do not end one after the other inside the shard.
-        """
+        """Where the documents of a shard begin, and the shard's end, perhaps twice: uint32, in order."""
         first = self._first_documents[shard]
         ends = self._ends[first : first + self.shard_documents[shard]]
-        bounds = np.concatenate([np.zeros(1, np.uint32), ends, np.array([self.shard_tokens[shard]], np.uint32)])
-        if (bounds[1:] < bounds[:-1]).any():
-            raise UserError(
-                f"'{Path(self.folder) / DOCUMENT_ENDS_NAME}' holds numbers that are no document ends of shard {shard}: "
-                "it was altered; see `tst-lightning verify`, or prepare the corpus again"
-            )
-        return bounds
+        return np.concatenate([np.zeros(1, np.uint32), ends, np.array([self.shard_tokens[shard]], np.uint32)])
 
     @cached_property
     def _first_documents(self) -> list[int]:

@@ -41,7 +41,8 @@ class Mixture(FieldsOnly):
     @cached_property
     def shares(self) -> tuple[Fraction, ...]:
         """The weights as exact shares that sum to 1."""
-        weights = [Fraction(weight) for weight in self.weights]
+        # By their decimal digits: 0.7 and 0.3 are the shares of 70 and 30, which their binary values are not.
+        weights = [Fraction(str(weight)) for weight in self.weights]
         return tuple(weight / sum(weights) for weight in weights)
 
     def locate(self, segment: int, stream: int, number: int) -> tuple[int, int]:

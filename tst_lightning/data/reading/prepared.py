@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
 from tst_lightning.data.manifest import Manifest, Split
 from tst_lightning.data.reading.cache import ShardCache
 from tst_lightning.data.reading.shards import Shards, require_shards
-from tst_lightning.data.shard_format import shard_bytes
+from tst_lightning.data.shard_format import DOCUMENT_ENDS_NAME, shard_bytes
 from tst_lightning.data.storage import is_remote, local_folder
 from tst_lightning.errors import UserError
 
@@ -27,10 +28,18 @@ class PreparedCorpus:
 
     @cached_property
     def hash(self) -> str:
-        """The same hash means the same tokens in the same shards."""
-        manifest = asdict(self.manifest)
-        identity = {key: manifest[key] for key in ("options", "token_dtype", "train", "validation")}
+        """The same hash means the same documents in the same shards, wherever they lie and were prepared from."""
+        identity = {
+            name: [(shard.sha256, shard.tokens, shard.documents) for shard in self.split(name).shards]
+            for name in ("train", "validation")
+        }
+        identity |= {"token_dtype": self.manifest.token_dtype, "document_ends": self.document_ends_sha256}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def document_ends_sha256(self) -> str | None:
+        """Of the training split's file of document ends, if the manifest lists it."""
+        return self.manifest.files.get(f"train/{DOCUMENT_ENDS_NAME}")
 
     def split(self, name: str) -> Split:
         """``train`` or ``validation``."""
@@ -38,10 +47,10 @@ class PreparedCorpus:
 
     def shards(self, split: str, cache: ShardCache) -> Shards:
         """The token ids of a split; ``cache`` is for those of a remote corpus."""
-        dtype = self.manifest.token_dtype
+        listed = self.split(split).shards, self.manifest.token_dtype, self.manifest.tokenizer.vocab_size
         if is_remote(self.data_dir):
-            return Shards(f"{self.data_dir.rstrip('/')}/{split}", self.split(split).shards, dtype, cache)
-        return Shards(str(self.folder / split), self.split(split).shards, dtype)
+            return Shards(f"{self.data_dir.rstrip('/')}/{split}", *listed, cache)
+        return Shards(str(self.folder / split), *listed)
 
     def require_shards(self, split: str) -> None:
         """Compare a local split's files with the manifest; raises ``UserError``."""
@@ -60,8 +69,11 @@ def open_corpora(data_dir: str | Mapping[str, float], cache_dir: str | None) -> 
     """The corpora of a ``data_dir`` option: one, or the keys of a mapping in their order.
 
     Raises:
-        UserError: there is none, one is no prepared corpus, or their tokenizers differ.
+        UserError: there is none, one is no prepared corpus, two are the same, or their tokenizers differ.
     """
+    # A mapping with a mistake reaches us as the text that it is.
+    if not isinstance(data_dir, str | Path | Mapping) or (isinstance(data_dir, str) and data_dir[:1] in ("{", "[")):
+        raise UserError(f"data_dir={data_dir} is no mapping from folders to numbers, as in {{a: 0.7, b: 0.3}}")
     names = [data_dir] if isinstance(data_dir, str | Path) else list(data_dir)
     if not names:
         raise UserError("data_dir names no corpus: give a folder, or a mapping from folders to weights")
@@ -70,6 +82,12 @@ def open_corpora(data_dir: str | Mapping[str, float], cache_dir: str | None) -> 
         PreparedCorpus(str(name), Path(folder), Manifest.load(folder))
         for name, folder in zip(names, folders, strict=True)
     )
+    for one, other in combinations(corpora, 2):
+        if one.hash == other.hash:
+            raise UserError(
+                f"'{one.data_dir}' and '{other.data_dir}' are the same corpus, and its text would be read twice: "
+                "name it once, with the sum of the weights"
+            )
     first = corpora[0]
     for other in corpora[1:]:
         if other.manifest.tokenizer.hash != first.manifest.tokenizer.hash:
@@ -95,8 +113,9 @@ def require_cache(corpora: Sequence[PreparedCorpus], shards_in_use: int, cache_b
     # One more is fetched while they are in use.
     needed = sum(corpus.bytes_in_use(shards_in_use + 1) for corpus in corpora)
     if needed > cache_bytes:
+        most = max(len(corpus.manifest.train.shards) for corpus in corpora if is_remote(corpus.data_dir))
         raise UserError(
-            f"cache_bytes={cache_bytes:,} is less than the {needed:,} bytes of the {shards_in_use} shards of each "
-            f"remote corpus that are read at a time, and one more: set cache_bytes={needed}, or lower "
-            "shuffle_shards or streams"
+            f"cache_bytes={cache_bytes:,} is less than the {needed:,} bytes of the {min(most, shards_in_use + 1)} "
+            f"shards of each remote corpus (or all that it has) that are in use or fetched at a time: set "
+            f"cache_bytes={needed}, or lower shuffle_shards or streams"
         )

@@ -10,8 +10,8 @@ STATE_VERSION = 2
 History = tuple[tuple[int, int], ...]
 """``(first optimizer step, rows of all devices in a micro-batch)`` of each part of a run."""
 
-_POSITION = {"step", "history", "batch_size", "devices"}
-"""What may differ: see ``continued_history``."""
+_MAY_DIFFER = {"step", "history", "batch_size", "devices", "data_dirs"}
+"""The position, see ``continued_history``; and where the corpora lie."""
 
 
 def plan_state(plan: Plan, step: int) -> dict[str, Any]:
@@ -35,13 +35,21 @@ def require_same_order(saved: dict[str, Any], current: dict[str, Any]) -> None:
         UserError: anything differs that determines the order of the data; names every value.
     """
     changed = {
-        key: (saved[key], current.get(key)) for key in saved if key not in _POSITION and saved[key] != current.get(key)
+        key: (before, current.get(key))
+        for key, before in saved.items()
+        if key not in _MAY_DIFFER and before != current.get(key)
     }
     rows = [state["history"][-1][1] if "history" in state else None for state in (saved, current)]
     if rows[0] != rows[1] and saved.get("batch_size") != current["batch_size"]:
         changed["batch_size * devices"] = tuple(rows)
     if changed:
-        lines = [f"{key}: {before} in the checkpoint, now {now}" for key, (before, now) in changed.items()]
+        if "corpus" in changed:
+            # Hashes tell nobody which corpus it is.
+            changed["corpus"] = tuple(state.get("data_dirs") for state in (saved, current))
+        lines = [
+            f"{key}: {before} in the checkpoint, now {now}" + (" with other content" if before == now else "")
+            for key, (before, now) in changed.items()
+        ]
         raise UserError(
             "the checkpoint belongs to a run with another order of the data, resuming it would repeat or "
             "skip text. " + "; ".join(lines) + ". Set the checkpoint's values again (of the devices only the "

@@ -30,6 +30,7 @@ class Shards:
         folder: path or URL of the split's folder.
         shards: as the manifest lists them.
         token_dtype: of the ids, uint16 or int32.
+        vocab_size: every id is below it.
         cache: for a URL, where its shards are kept.
 
     Raises:
@@ -37,11 +38,17 @@ class Shards:
     """
 
     def __init__(
-        self, folder: str, shards: tuple[Shard, ...], token_dtype: str, cache: ShardCache | None = None
+        self,
+        folder: str,
+        shards: tuple[Shard, ...],
+        token_dtype: str,
+        vocab_size: int,
+        cache: ShardCache | None = None,
     ) -> None:
         self.folder = str(folder)
         self.shards = shards
         self.token_dtype = token_dtype
+        self.vocab_size = vocab_size
         self.cache = cache
         self._storage = None if cache is None else ObjectStorage(self.folder, _DOWNLOAD_ATTEMPTS)
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -55,7 +62,8 @@ class Shards:
         """``count`` token ids of a shard from position ``first`` on: a read-only view, 1-D, the stored dtype.
 
         Raises:
-            UserError: the shard is remote, and it cannot be had or is not what the manifest lists.
+            UserError: an id is none of the vocabulary; or the shard is remote, and it cannot be had or is not what
+                the manifest lists.
         """
         ids = self._maps.get(shard)
         if ids is None:
@@ -64,7 +72,18 @@ class Shards:
                 self._maps.popitem(last=False)
         else:
             self._maps.move_to_end(shard)
-        return ids[first : first + count]
+        ids = ids[first : first + count]
+        # Negative ids are the largest of the unsigned type.
+        if count and ids.view(f"u{ids.itemsize}").max() >= self.vocab_size:
+            raise self._altered(shard, first, ids)
+        return ids
+
+    def _altered(self, shard: int, first: int, ids: np.ndarray) -> UserError:
+        wrong = int(((ids < 0) | (ids >= self.vocab_size)).argmax())
+        return UserError(
+            f"'{self.folder}/{self.shards[shard].file}' holds token {ids[wrong]} at position {first + wrong:,}, the "
+            f"vocabulary has {self.vocab_size:,}: it was altered; run `tst-lightning verify`"
+        )
 
     def _open(self, shard: int) -> np.ndarray:
         if self.cache is None:
