@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tst_lightning.data.shard_format import DOCUMENT_ENDS_NAME
 from tst_lightning.data.storage import is_remote
 from tst_lightning.errors import UserError
 
@@ -55,7 +56,8 @@ def inspect(
         for name, size in bag_sizes.items()
     ]
     splits = {name: corpus.split(name) for name in ("train", "validation")}
-    lengths = {name: document_lengths(corpus.folder / name, split) for name, split in splits.items()}
+    hashes = {name: corpus.manifest.files.get(f"{name}/{DOCUMENT_ENDS_NAME}") for name in splits}
+    lengths = {name: document_lengths(corpus.folder / name, split, hashes[name]) for name, split in splits.items()}
     folder = Path(output_dir or Path("inspection", _name(data_dir)))
     require_writable(folder, "output_dir")
 

@@ -11,18 +11,19 @@ from tst_lightning.drawing import COLOURS, STYLE, empty_figure, png
 _BARS = 60
 
 
-def document_lengths(folder: str | Path, split: Split) -> np.ndarray:
+def document_lengths(folder: str | Path, split: Split, sha256: str | None = None) -> np.ndarray:
     """Tokens of each document, its end-of-text included: int64.
 
     Args:
         folder: the split's local folder.
         split: its counts.
+        sha256: of the file of document ends; None, not to compare it.
 
     Raises:
         UserError: the file of document ends does not fit the manifest.
     """
     # With one group a shard.
-    documents = Documents.of_split(folder, split, group_tokens=max(split.shard_tokens, default=1))
+    documents = Documents.of_split(folder, split, group_tokens=max(split.shard_tokens, default=1), sha256=sha256)
     starts, shard_start, begun = [np.empty(0, np.int64)], 0, 0
     for number, shard in enumerate(split.shards):
         first_tokens, _ = documents.group(number, 0)
