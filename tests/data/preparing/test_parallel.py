@@ -109,6 +109,8 @@ def test_a_stopped_preparation_leaves_no_process_and_goes_on_later(how, tmp_path
     source = write_files(tmp_path / "text")
     (tmp_path / "slow_source.py").write_text(SLOW)
     program = (
+        # A shell that starts the tests in the background has its children ignore Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; sys.path.insert(0, sys.argv[1]); from slow_source import Slow;"
         "from tst_lightning.data.prepare import Bytes, prepare;"
         "prepare(Slow(sys.argv[1] + '/text'), sys.argv[1] + '/out', Bytes(), validation_fraction=0.2,"
