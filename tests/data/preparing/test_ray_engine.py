@@ -1,5 +1,6 @@
 """A local Ray cluster of two workers against one process."""
 
+import signal
 import sys
 
 import pytest
@@ -14,6 +15,9 @@ from tst_lightning.errors import UserError
 def no_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else a token is written into the home folder
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray leaves its own, which the processes of later tests would inherit
 
 
 def test_ray_gives_the_files_of_one_process(tmp_path):

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +141,9 @@ def test_processes_that_share_a_cache_do_not_disturb_each_other(
     remote = Shards(upload_folder(folder, f"{bucket_url}/train"), shards, "uint16", 65_536, cache)
     local = Shards(str(folder), shards, "uint16", 65_536)
     work = [(remote, local, random_spans(shards, 60, seed=10 * repeat + process)) for process in range(4)]
-    with DiskUse(cache.folder) as disk, multiprocessing.get_context("fork").Pool(4) as pool:
-        assert all(pool.starmap_async(hammer, work, chunksize=1).get(timeout=60))
+    # Not a Pool, which ends its workers by a signal: one that holds a lock of the pool then leaves the others waiting.
+    with DiskUse(cache.folder) as disk, ProcessPoolExecutor(4, multiprocessing.get_context("fork")) as executor:
+        assert all(executor.map(hammer, *zip(*work, strict=True), timeout=60))
     assert 2 * SHARD_BYTES < disk.most_bytes <= cache.max_bytes
     assert not list(cache.folder.glob("*.partial"))
 

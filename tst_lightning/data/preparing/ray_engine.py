@@ -1,6 +1,7 @@
 """The engine that runs tasks on a Ray cluster."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Ray:
     def run(self, function: Function, tasks: Iterator[Any], on_advance: OnAdvance) -> Outcomes:
         import ray
 
+        on_terminate = signal.getsignal(signal.SIGTERM)  # Ray puts its own there and leaves it
         started = self._connect()
         running: dict[ray.ObjectRef, Any] = {}
         try:
@@ -53,6 +55,8 @@ class Ray:
                     ray.cancel(reference, force=True)
             if started:
                 ray.shutdown()
+                with suppress(ValueError):  # not in the main thread, where Ray cannot have changed it either
+                    signal.signal(signal.SIGTERM, on_terminate)
 
     def _connect(self) -> bool:
         """Be connected to a cluster; returns whether this was done here."""
