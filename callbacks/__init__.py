@@ -1,8 +1,9 @@
 """Lightning callbacks, one concept a file; in YAML: ``class_path: callbacks.SuperpositionCallback``."""
 
+from callbacks.branch_points import BranchPoints
 from callbacks.checkpoint import StepCheckpoint
 from callbacks.downstream import DownstreamEvaluation
 from callbacks.superposition import SuperpositionCallback
 from callbacks.throughput import Throughput
 
-__all__ = ["DownstreamEvaluation", "StepCheckpoint", "SuperpositionCallback", "Throughput"]
+__all__ = ["BranchPoints", "DownstreamEvaluation", "StepCheckpoint", "SuperpositionCallback", "Throughput"]
