@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tst_lightning.comparison.experiment import Experiment, Overlay
+from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.experiment import Experiment
 from tst_lightning.lightning_cli import parse_fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -39,8 +40,8 @@ def test_experiments_parse_with_all_their_arms(path, monkeypatch):
     values = yaml.safe_load(path.read_text())
     overlays = {arm: Overlay(**options) for arm, options in values["arms"].items()}
     experiment = Experiment(
-        values["name"], Path(values["output_dir"]), tuple(values["seeds"]), Overlay(**values["base"]), overlays,
-        values["baseline"],
+        values["name"], Path(values["output_dir"]), tuple(values["seeds"]), Overlay(**values["base"]),
+        plain_arms(overlays, values["baseline"]), values["baseline"],
     )  # fmt: skip
     experiment.validate()
     assert values["name"] == path.stem == experiment.output_dir.name

@@ -10,7 +10,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from tst_lightning.comparison.experiment import Experiment, Overlay, run_folder
+from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.experiment import Experiment, run_folder
 
 POSITIONS_PER_STEP = 4096
 FLOPS_PER_POSITION = 6_000_000
@@ -130,8 +131,9 @@ def write_scores(folder: Path, accuracy: float) -> None:
 def make_experiment(output_dir: Path, seeds: tuple[int, ...] = (1, 2, 3), arms=("baseline", "tst")) -> Experiment:
     """An experiment and its saved definition; no runs."""
     experiment = Experiment(
-        "synthetic", output_dir, seeds, Overlay(), {arm: Overlay() for arm in arms}, arms[0], "A synthetic comparison"
-    )
+        "synthetic", output_dir, seeds, Overlay(), plain_arms({arm: Overlay() for arm in arms}, arms[0]), arms[0],
+        "A synthetic comparison",
+    )  # fmt: skip
     experiment.save()
     return experiment
 

@@ -7,8 +7,9 @@ import pytest
 from jsonargparse import auto_cli
 
 from tst_lightning import lightning_cli
+from tst_lightning.comparison.arms import Overlay, plain_arms
 from tst_lightning.comparison.command import compare, run_experiment
-from tst_lightning.comparison.experiment import Experiment, Overlay
+from tst_lightning.comparison.experiment import Experiment
 from tst_lightning.comparison.lock import exclusive
 from tst_lightning.errors import UserError
 
@@ -17,7 +18,7 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_program.py")))
 
 def trained(folder: Path, **losses: float) -> Experiment:
     arms = {arm: Overlay([], {"fake": f"train:{loss}"}) for arm, loss in losses.items()}
-    return Experiment("e", folder, (1,), Overlay(), arms, next(iter(arms)))
+    return Experiment("e", folder, (1,), Overlay(), plain_arms(arms, next(iter(arms))), next(iter(arms)))
 
 
 def arguments(folder: Path, **changes: object) -> dict:
@@ -40,7 +41,7 @@ def test_from_nothing_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_failed_runs_are_reported_after_the_report(tmp_path: Path) -> None:
     experiment = trained(tmp_path, base=1.5, tst=1.25)
-    experiment.arms["tst"].overrides["fake"] = "fail"
+    experiment.arms["tst"].overlay.overrides["fake"] = "fail"
     with pytest.raises(UserError, match="tst seed 1 failed") as caught:
         run_experiment(experiment, experiment.runs(), 1, 1, (), FAKE)
     assert "the disk is on fire" in str(caught.value)

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tst_lightning.comparison.experiment import Experiment, Overlay, _value_text
+from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.experiment import Experiment, _value_text
 from tst_lightning.errors import UserError
 
 
@@ -18,7 +19,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
         output_dir=Path("results/e"),
         seeds=(1, 2),
         base=Overlay(["model.yaml", "data.yaml"], {"trainer.max_steps": 3500, "trainer.precision": "bf16-mixed"}),
-        arms={"baseline": Overlay(), "tst": Overlay(["method.yaml"], {"trainer.max_steps": 7})},
+        arms=plain_arms({"baseline": Overlay(), "tst": Overlay(["method.yaml"], {"trainer.max_steps": 7})}, "baseline"),
         baseline="baseline",
     )
 
@@ -53,10 +54,10 @@ def test_override_values_survive_the_command_line(value: object) -> None:
     ("change", "message"),
     [
         ({"baseline": "base"}, "baseline 'base' is not an arm: name one of baseline, tst"),
-        ({"arms": {"baseline": Overlay()}}, "two or more"),
-        ({"arms": {"baseline": Overlay(), "../up": Overlay()}}, "'../up' becomes a folder name"),
-        ({"arms": {"baseline": Overlay(), "..": Overlay()}}, "'..' becomes a folder name"),
-        ({"arms": {"baseline": Overlay(), "Baseline": Overlay()}}, "upper and lower case"),
+        ({"arms": plain_arms({"baseline": Overlay()}, "baseline")}, "two or more"),
+        ({"arms": plain_arms({"baseline": Overlay(), "../x": Overlay()}, "baseline")}, "'../x' becomes a folder name"),
+        ({"arms": plain_arms({"baseline": Overlay(), "..": Overlay()}, "baseline")}, "'..' becomes a folder name"),
+        ({"arms": plain_arms({"baseline": Overlay(), "Baseline": Overlay()}, "baseline")}, "upper and lower case"),
         ({"seeds": ()}, "no seeds"),
         ({"seeds": (1, 1)}, "not unique"),
         ({"seeds": (-1,)}, "between 0 and"),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tst_lightning.comparison.experiment import Experiment, Overlay, Run
+from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.experiment import Experiment, Run
 from tst_lightning.comparison.folder import check_identity, log_tail
 from tst_lightning.comparison.runner import Runner, failure_message
 from tst_lightning.errors import UserError
@@ -21,16 +22,17 @@ PARENT = """
 import sys
 from pathlib import Path
 from tst_lightning.comparison.command import run_experiment
-from tst_lightning.comparison.experiment import Experiment, Overlay
+from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.experiment import Experiment
 experiment = Experiment("e", Path(sys.argv[1]), (1,), Overlay([], {"fake": "sleep"}),
-                        {"a": Overlay(), "b": Overlay()}, "a")
+                        plain_arms({"a": Overlay(), "b": Overlay()}, "a"), "a")
 run_experiment(experiment, experiment.runs(), 2, 1, program=sys.argv[2:])
 """
 
 
 def make_runs(folder: Path, seeds: tuple[int, ...] = (1,), **modes: str) -> list[Run]:
     arms = {arm: Overlay([], {"fake": mode}) for arm, mode in modes.items()}
-    return Experiment("e", folder, seeds, Overlay(), arms, next(iter(arms))).runs()
+    return Experiment("e", folder, seeds, Overlay(), plain_arms(arms, next(iter(arms))), next(iter(arms))).runs()
 
 
 def run_all(runs: list[Run], jobs: int = 1) -> tuple[list[Run], str]:
@@ -148,7 +150,7 @@ def test_folder_of_a_changed_config_is_refused(tmp_path: Path) -> None:
 
     def runs() -> list[Run]:
         base = Overlay([str(config)], {"fake": "ok"})
-        return Experiment("e", tmp_path, (1,), base, {"a": Overlay(), "b": Overlay()}, "a").runs()
+        return Experiment("e", tmp_path, (1,), base, plain_arms({"a": Overlay(), "b": Overlay()}, "a"), "a").runs()
 
     run_all(runs())
     check_identity(runs())

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tst_lightning.comparison.experiment import Experiment, Overlay, Run
+from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.experiment import Experiment, Run
 from tst_lightning.errors import UserError
 from tst_lightning.files import require_writable
 
@@ -48,7 +49,10 @@ def compare(
     Raises:
         UserError: something is wrong with the experiment (before any run), or runs have failed (after all).
     """
-    experiment = Experiment(name, Path(output_dir), tuple(seeds), base or Overlay(), arms, baseline, title, description)
+    experiment = Experiment(
+        name, Path(output_dir), tuple(seeds), base or Overlay(), plain_arms(arms, baseline), baseline,
+        title, description,
+    )  # fmt: skip
     experiment.validate()
     prepare = prepare or []
     threads = _threads(jobs, threads_per_job)

@@ -8,11 +8,12 @@ import hashlib
 import json
 import re
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
+from tst_lightning.comparison.arms import Arm, Overlay, Value
 from tst_lightning.errors import UserError
 from tst_lightning.files import write_atomically
 
@@ -27,21 +28,6 @@ FOLDER_KEY = "trainer.default_root_dir"
 """Key of `fit` that a run's folder sets."""
 
 
-Value = bool | int | float | str | list | dict | None
-"""What YAML can say. Not ``Any``: for that the argument parser would build the object that a ``class_path``
-names, which is for `fit` to do."""
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """A part of a `fit` command: config files and values laid over what comes before."""
-
-    configs: list[str] = field(default_factory=list)
-    """YAML files given to `fit` as `--config`, in this order; later ones win."""
-    overrides: dict[str, Value] = field(default_factory=dict)
-    """Dotted keys of `fit` and their values, for example `trainer.max_steps: 3500`; they win over files."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One arm trained with one seed."""
@@ -53,6 +39,10 @@ class Run:
     """What follows the program's name, beginning with `fit`."""
     config_hashes: dict[str, str]
     """Config file -> sha256 of its values (comments and layout do not count)."""
+    starts_from: Path | None = None
+    """Checkpoint of another run (a trunk) that this one goes on from; it exists once that run has come so far."""
+    steps: int | None = None
+    """Optimizer steps that this run trains itself, if they are known beforehand; a branch trains its decay only."""
 
     @property
     def command(self) -> str:
@@ -72,10 +62,16 @@ class Experiment:
     output_dir: Path
     seeds: tuple[int, ...]
     base: Overlay
-    arms: dict[str, Overlay]
+    arms: dict[str, Arm]
+    """By name, in the order in which they are run and shown."""
     baseline: str
+    """The method that the others are compared with."""
     title: str = ""
     description: str = ""
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Names of arms that are compared with each other: (arm, reference)."""
+        return [(arm.name, reference) for arm in self.arms.values() for reference in arm.references]
 
     def validate(self) -> None:
         """Check everything that can be known without parsing a `fit` command.
@@ -84,7 +80,7 @@ class Experiment:
             UserError: naming every problem found.
         """
         problems = [*_name_problems(self), *_seed_problems(self.seeds)]
-        for where, overlay in {"base": self.base, **self.arms}.items():
+        for where, overlay in {"base": self.base, **{name: arm.overlay for name, arm in self.arms.items()}}.items():
             problems += [
                 f"{where}: there is no config file '{path}' (paths are relative to the current folder)"
                 for path in overlay.configs
@@ -107,8 +103,8 @@ class Experiment:
         return [self._run(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def _run(self, arm: str, seed: int) -> Run:
-        configs = [*self.base.configs, *self.arms[arm].configs]
-        overrides = {**self.base.overrides, **self.arms[arm].overrides}
+        configs = [*self.base.configs, *self.arms[arm].overlay.configs]
+        overrides = {**self.base.overrides, **self.arms[arm].overlay.overrides}
         folder = run_folder(self.output_dir, arm, seed)
         arguments = ["fit"]
         for path in configs:
@@ -141,7 +137,10 @@ class Experiment:
         try:
             values = json.loads(path.read_text())
             values["base"] = Overlay(**values["base"])
-            values["arms"] = {arm: Overlay(**overlay) for arm, overlay in values["arms"].items()}
+            values["arms"] = {
+                name: Arm(**arm | {"overlay": Overlay(**arm["overlay"]), "references": tuple(arm["references"])})
+                for name, arm in values["arms"].items()
+            }
             values |= {"output_dir": Path(output_dir), "seeds": tuple(values["seeds"])}
             return cls(**values)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -170,8 +169,9 @@ def _name_problems(experiment: Experiment) -> list[str]:
             "two arm names differ only in upper and lower case and would share a folder "
             "on some file systems: rename one"
         )
-    if experiment.baseline not in experiment.arms:
-        problems.append(f"baseline '{experiment.baseline}' is not an arm: name one of {', '.join(experiment.arms)}")
+    methods = list(dict.fromkeys(arm.method for arm in experiment.arms.values()))
+    if experiment.baseline not in methods:
+        problems.append(f"baseline '{experiment.baseline}' is not an arm: name one of {', '.join(methods)}")
     return problems
 
 

@@ -1,0 +1,56 @@
+"""What is compared: arms, and what each lays over the `fit` command that all share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Value = bool | int | float | str | list | dict | None
+"""What YAML can say. Not ``Any``: for that the argument parser would build the object that a ``class_path``
+names, which is for `fit` to do."""
+
+Factor = int | float | str
+"""A value of a grid."""
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A part of a `fit` command: config files and values laid over what comes before."""
+
+    configs: list[str] = field(default_factory=list)
+    """YAML files given to `fit` as `--config`, in this order; later ones win."""
+    overrides: dict[str, Value] = field(default_factory=dict)
+    """Dotted keys of `fit` and their values, for example `trainer.max_steps: 3500`; they win over files."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is trained with every seed: a method, at one length, of one variant.
+
+    The name, which is also the folder's, is ``[variant-]method[-steps]``.
+    """
+
+    name: str
+    method: str
+    """What is compared: `baseline`, `tst_s4_r0.3`. The same in every length and variant, and so is its colour."""
+    overlay: Overlay
+    """All that the arm lays over the experiment's base: its variant, its method, its length."""
+    factors: dict[str, Factor] = field(default_factory=dict)
+    """The values of the arm's grid, for example ``{"s": 4, "r": 0.3}``."""
+    variant: str = ""
+    """Arms of different variants (another tokenizer, another model) are never compared with each other."""
+    steps: int | None = None
+    """The length of the run, where the experiment has several."""
+    references: tuple[str, ...] = ()
+    """Names of the arms that this one is compared with: the baseline of its variant and length, and a baseline
+    that reads as much data. Empty for those themselves."""
+    trunk: str | None = None
+    """Name of the arm whose run this one branches off: the same method's longest."""
+    branch_step: int | None = None
+    """The optimizer step at which it does: where its own learning-rate decay begins."""
+
+
+def plain_arms(overlays: Mapping[str, Overlay], baseline: str) -> dict[str, Arm]:
+    """Arms without grid, variants or lengths, all compared with ``baseline``."""
+    return {
+        name: Arm(name, name, overlay, references=() if name == baseline else (baseline,))
+        for name, overlay in overlays.items()
+    }
