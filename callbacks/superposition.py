@@ -10,17 +10,25 @@ The callback needs little of the module and the datamodule, so that it works wit
 - ``module.get_input_embeddings()``: the embedding, which learns to take bags ``(B, L, s)``;
 - ``module.loss``: called by the module as ``loss(hidden, head_weight, targets)``; swapped at the switch.
 
+Only if asked to begin something anew at the switch:
+
+- ``module.learning_rate_restart_step`` (``on_switch="restart"``): set in ``setup`` to the step from which the
+  module's learning rate begins anew (``WarmupStableDecay.factor`` takes it), or None;
+- ``module.init_seed``, ``module.new_model(seed)`` and ``module.get_output_embeddings()`` (``reinitialize``): where
+  the new weights come from, and what else they go to.
+
 Peng, Gigant, Quesnelle, arXiv 2605.06546, section 3.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from callbacks.switch import OnSwitch, Reinitialize, reinitialize_embedding_and_head, reset_optimizer
 from tst_lightning.bags import WeightKind, bag_weights, superpose_embedding
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
@@ -30,8 +38,9 @@ from tst_lightning.schedule import Schedule, Stage
 class SuperpositionCallback(Callback):
     """Superposition for the first steps of a fit, ordinary next-token training (recovery) for the rest.
 
-    Model, optimizer state and learning rate run straight through the switch. Expect the training loss to jump
-    there, because the objective changes. Without this callback the same config is the baseline.
+    Model, optimizer state and learning rate run straight through the switch, unless told otherwise. Expect the
+    training loss to jump there, because the objective changes. Without this callback the same config is the
+    baseline.
 
     Args:
         bag_size: ``s``, tokens per position in superposition; the paper's best are 4 to 8. 1 is the baseline.
@@ -43,6 +52,11 @@ class SuperpositionCallback(Callback):
             that each predict the next ``s``, and no more data is read than by the baseline.
         superpose_outputs: whether targets are bags. If not (input-only), a bag predicts the next bag's first
             token.
+        on_switch: when the first batch of the recovery step starts, ``carry`` the optimizer's state over (the
+            paper), ``reset_optimizer`` to forget it, or ``restart`` to also repeat the learning rate's warm-up
+            from there (patch-level training); the rate before the switch and the decay at the run's end stay.
+        reinitialize: ``embedding_and_head`` gives both new random weights at the switch, from a seed that follows
+            ``init_seed``, and forgets their optimizer state. The paper's ablation: it destroys the gain.
 
     Raises:
         UserError: a value out of range (at construction), or a trainer, module or datamodule that lacks what
@@ -57,6 +71,8 @@ class SuperpositionCallback(Callback):
         weights: WeightKind | list[float] = "uniform",
         superpose_inputs: bool = True,
         superpose_outputs: bool = True,
+        on_switch: OnSwitch = "carry",
+        reinitialize: Reinitialize = "none",
     ) -> None:
         if isinstance(bag_size, bool) or not isinstance(bag_size, int) or bag_size < 1:
             raise UserError(f"bag_size={bag_size!r}: give an integer of at least 1 (the paper's best: 4 to 8)")
@@ -74,11 +90,16 @@ class SuperpositionCallback(Callback):
                 "superpose_inputs and superpose_outputs are both false, which leaves nothing to superpose: "
                 "drop the callback for the baseline"
             )
+        for name, value, kind in (("on_switch", on_switch, OnSwitch), ("reinitialize", reinitialize, Reinitialize)):
+            if value not in get_args(kind):
+                raise UserError(f"{name}={value!r}: choose {', '.join(get_args(kind))}")
         self.bag_size = bag_size
         self.step_ratio = step_ratio
         self.recovery_step = recovery_step
         self.weights = bag_weights(weights if superpose_outputs else "first_token", bag_size)
         self.superpose_inputs = superpose_inputs
+        self.on_switch = on_switch
+        self.reinitialize = reinitialize
         self.schedule = Schedule()
         self._stage: Stage | None = None
         self._hook = None
@@ -105,6 +126,9 @@ class SuperpositionCallback(Callback):
             )
         self.schedule = Schedule.superposition(self.bag_size, recovery_step, self.superpose_inputs)
         trainer.datamodule.set_schedule(self.schedule)
+        if hasattr(pl_module, "learning_rate_restart_step"):
+            begins_anew = self.on_switch == "restart" and len(self.schedule.stages) > 1
+            pl_module.learning_rate_restart_step = recovery_step if begins_anew else None
         if callable(getattr(trainer.datamodule, "check", None)):
             trainer.datamodule.check(trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size)
 
@@ -117,6 +141,9 @@ class SuperpositionCallback(Callback):
             missing.append(f"a callable `loss(hidden, head_weight, targets)` on {type(pl_module).__name__}")
         if not callable(getattr(pl_module, "get_input_embeddings", None)):
             missing.append(f"get_input_embeddings() on {type(pl_module).__name__}")
+        wanted = ["learning_rate_restart_step"] if self.on_switch == "restart" else []
+        wanted += ["init_seed", "new_model", "get_output_embeddings"] if self.reinitialize != "none" else []
+        missing += [f"{name} on {type(pl_module).__name__}" for name in wanted if not hasattr(pl_module, name)]
         if missing:
             raise UserError(
                 f"SuperpositionCallback needs {'; '.join(missing)}: see the protocol in callbacks/superposition.py"
@@ -136,12 +163,23 @@ class SuperpositionCallback(Callback):
         if stage is self._stage:
             return
         self._stage = stage
+        if trainer.global_step == stage.first_step > 0:
+            # A checkpoint of this step was saved before its first batch: whoever resumes it comes by here.
+            self._begin_anew(trainer, pl_module)
         trainer.datamodule.bag_size = stage.bag_size
         _set_loss(pl_module, self._superposed_loss() if stage.superposed else self._next_token_loss)
         rank_zero_info(
             f"Step {trainer.global_step}: {'superposition' if stage.superposed else 'recovery'}, "
             f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''} per input position"
         )
+
+    def _begin_anew(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The recovery step is about to begin."""
+        if self.on_switch != "carry":
+            for optimizer in trainer.optimizers:
+                reset_optimizer(optimizer)
+        if self.reinitialize == "embedding_and_head":
+            reinitialize_embedding_and_head(pl_module, trainer.optimizers)
 
     def _superposed_loss(self) -> MultiHotCrossEntropy:
         base = self._next_token_loss
@@ -154,14 +192,24 @@ class SuperpositionCallback(Callback):
             self._hook.remove()
             _set_loss(pl_module, self._next_token_loss)
             self._hook = self._stage = None
+        if hasattr(pl_module, "learning_rate_restart_step"):
+            pl_module.learning_rate_restart_step = None
 
     # Resuming -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"version": 1, "schedule": self.schedule.as_dict(), "weights": list(self.weights)}
+        return {
+            "version": 2,
+            "schedule": self.schedule.as_dict(),
+            "weights": list(self.weights),
+            "on_switch": self.on_switch,
+            "reinitialize": self.reinitialize,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what the checkpoint was trained with, for ``on_fit_start``: a validation may go on with any."""
+        if state_dict["version"] == 1:  # which could do nothing else
+            state_dict = state_dict | {"version": 2, "on_switch": "carry", "reinitialize": "none"}
         self._saved_state = state_dict
 
     def _require_same_run(self) -> None:

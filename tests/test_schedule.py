@@ -63,6 +63,21 @@ def test_decay_ends_at_the_final_ratio_and_may_be_absent():
     assert [WarmupStableDecay(decay_ratio=0.0).factor(step, 5) for step in range(5)] == [1.0] * 5
 
 
+def test_a_restart_repeats_the_warmup_and_nothing_else():
+    """Written out by hand: as without until step 8, 4 steps up again, and the same decay over the last 5 of 20."""
+    schedule = WarmupStableDecay(warmup_steps=4, decay_ratio=0.25)
+    plain = [schedule.factor(step, 20) for step in range(21)]
+    restarted = [schedule.factor(step, 20, restart_step=8) for step in range(21)]
+    assert restarted[8:12] == [0.25, 0.5, 0.75, 1.0]
+    assert restarted[:8] + restarted[12:] == plain[:8] + plain[12:]
+
+
+def test_a_restart_within_the_decay_takes_the_lower_rate():
+    schedule = WarmupStableDecay(warmup_steps=4, decay_ratio=0.25)
+    factors = [schedule.factor(step, 20, restart_step=16) for step in range(16, 20)]
+    assert factors == pytest.approx([0.25, 0.5, 0.4, 0.2])
+
+
 @pytest.mark.parametrize("bad", [{"warmup_steps": -1}, {"decay_ratio": 1.5}, {"final_ratio": -0.1}])
 def test_bad_learning_rate_schedules_are_refused(bad):
     with pytest.raises(UserError, match=next(iter(bad))):

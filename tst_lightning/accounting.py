@@ -3,7 +3,9 @@
 FLOPs are counted structurally, per position and for forward and backward together: 6 for every weight of a
 matrix product (the head included, the input embedding's table look-up not) and ``12 * width * L`` for the two
 attention products of each layer, causal masking not discounted (the convention of PaLM, arXiv 2204.02311,
-appendix B). Averaging a bag's embeddings costs ``s * d`` additions a position and is not counted.
+appendix B). Averaging a bag's embeddings costs ``s * d`` additions a position and is not counted, so a position
+costs the same in superposition and in recovery. What an implementation computes twice (attention in the backward
+of a fused kernel, activations that are recomputed) is not counted either.
 """
 
 from dataclasses import asdict, dataclass
@@ -63,6 +65,35 @@ def flops_per_position(model: nn.Module, sequence_length: int) -> int:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = config.num_attention_heads * head_dim
     return 6 * matrix_parameters(model) + 12 * config.num_hidden_layers * attention_width * sequence_length
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """What one stage of a schedule costs and reads, over all devices."""
+
+    superposed: bool
+    bag_size: int
+    steps: int
+    positions: int
+    data_tokens: int
+    flops: int
+
+
+def phase_costs(schedule: Schedule, positions_per_step: int, flops_per_position: int, steps: int) -> list[PhaseCost]:
+    """Each stage's part of a run of ``steps`` optimizer steps; a stage that the run does not reach has zeros.
+
+    Args:
+        schedule: of the run; its stages are in order.
+        positions_per_step: over micro-batches and devices.
+        flops_per_position: forward and backward; see ``flops_per_position``.
+        steps: of the run, or so far.
+    """
+    costs = []
+    for stage, count in schedule.spans(steps):
+        positions = positions_per_step * count
+        tokens, flops = positions * stage.bag_size, positions * flops_per_position
+        costs.append(PhaseCost(stage.superposed, stage.bag_size, count, positions, tokens, flops))
+    return costs
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """``fit``, ``validate`` and ``test``: LightningCLI over CausalLMModule and TokenDataModule."""
 
-import contextlib
 import sys
 import warnings
 import zipfile
@@ -116,12 +115,13 @@ def require_checkpoint(path: str | None) -> None:
 
 
 class _Parsed(Exception):
-    """Carries a parsed config out of LightningCLI before it builds anything."""
+    """Carries a parsed config out of LightningCLI before it seeds or builds anything."""
 
 
 class _ParseOnly(RunCLI):
-    def before_instantiate_classes(self) -> None:
-        raise _Parsed
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        raise _Parsed(self.config[self.config.subcommand])
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -137,15 +137,22 @@ def run(arguments: Sequence[str]) -> None:
         RunCLI(args=None if same else list(arguments), parser_kwargs=PARSER)
 
 
-def parse_fit(arguments: Sequence[str]) -> None:
-    """Check the arguments of a ``fit`` (what follows the command's name) without building anything.
+def parse_fit(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parse the arguments of a ``fit`` (what follows the command's name) without building anything.
+
+    Returns:
+        The resolved configuration, defaults included: what the run will keep as its ``config.yaml``.
 
     Raises:
         UserError: they would not parse.
     """
     _quiet()
-    with as_user_error(), contextlib.suppress(_Parsed):
-        _ParseOnly(args=["fit", *arguments], parser_kwargs=PARSER)
+    with as_user_error():
+        try:
+            _ParseOnly(args=["fit", *arguments], parser_kwargs=PARSER)
+        except _Parsed as parsed:
+            return parsed.args[0].as_dict()
+    raise AssertionError("LightningCLI has stopped parsing")
 
 
 def _quiet() -> None:

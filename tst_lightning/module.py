@@ -26,6 +26,7 @@ from tst_lightning.hub import cache_only_without_hub
 from tst_lightning.isolation import require_isolation
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.schedule import Schedule, WarmupStableDecay
+from tst_lightning.sharding import is_sharded, require_supported, shard
 
 
 class CausalLMModule(L.LightningModule):
@@ -76,6 +77,7 @@ class CausalLMModule(L.LightningModule):
         self.init_seed = init_seed
         self.optimizer_factory = optimizer or papers_adamw
         self.learning_rate_schedule = learning_rate_schedule
+        self.learning_rate_restart_step: int | None = None  # SuperpositionCallback sets it, where it is asked to
         self.next_token_loss = MultiHotCrossEntropy(impl=loss_impl)
         self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
         self.mean_val_loss = MeanMetric()
@@ -91,6 +93,7 @@ class CausalLMModule(L.LightningModule):
                 f"trainer.max_steps={self.trainer.max_steps}, and learning rate and data are planned by step: "
                 "set trainer.max_steps to the number of optimizer steps"
             )
+        require_supported(self.trainer.strategy)
         data = self.trainer.datamodule
         self._isolates_documents = stage == "fit" and getattr(data, "isolate_documents", False)
         config = self.config.get_text_config()
@@ -115,16 +118,24 @@ class CausalLMModule(L.LightningModule):
             UserError: documents are to be isolated, and the model would mix them.
         """
         if self.model is None:
-            with isolate_rng():
-                torch.manual_seed(self.init_seed)
-                if self.pretrained is None:
-                    self.model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
-                else:
+            if self.pretrained is None:
+                self.model = self.new_model(self.init_seed)
+            else:
+                with isolate_rng():
+                    torch.manual_seed(self.init_seed)  # of what the checkpoint lacks
                     self.model = from_hub(AutoModelForCausalLM, self.pretrained, dtype=torch.float32)
             self.model.train()
         if self._isolates_documents:
-            # Now, because a strategy may shard the weights next.
+            # Now, because the weights are sharded next.
             require_isolation(self.model)
+        if self.device_mesh is not None and not is_sharded(self):
+            shard(self, self.model, self.device_mesh)
+
+    def new_model(self, seed: int) -> nn.Module:
+        """Another model of this configuration with random weights from ``seed``; no other random numbers are drawn."""
+        with isolate_rng():
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
 
     def on_fit_start(self) -> None:
         """Count FLOPs once before training, for the models where they cannot be counted."""
@@ -133,6 +144,10 @@ class CausalLMModule(L.LightningModule):
     def get_input_embeddings(self) -> nn.Module:
         """The embedding that superposition acts on."""
         return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head, whose weight the loss takes."""
+        return self.model.get_output_embeddings()
 
     def forward(
         self, inputs: Tensor, targets: Tensor, loss: MultiHotCrossEntropy, position_ids: Tensor | None = None
@@ -150,7 +165,7 @@ class CausalLMModule(L.LightningModule):
         read["use_cache"] = False
         if position_ids is not None:
             read["position_ids"] = position_ids
-        head = self.model.get_output_embeddings()
+        head = self.get_output_embeddings()
         if head.bias is None and not _rescales_logits(self.config):
             hidden = self.model.base_model(**read).last_hidden_state
             return loss(hidden, head.weight, targets)
@@ -184,7 +199,8 @@ class CausalLMModule(L.LightningModule):
         ]
         optimizer = self.optimizer_factory(groups)
         max_steps = self.trainer.max_steps
-        schedule = LambdaLR(optimizer, lambda step: self.learning_rate_schedule.factor(step, max_steps))
+        factor, restart_step = self.learning_rate_schedule.factor, self.learning_rate_restart_step
+        schedule = LambdaLR(optimizer, lambda step: factor(step, max_steps, restart_step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Validation: always next-token ----------------------------------------------------------------------

@@ -105,12 +105,27 @@ class WarmupStableDecay:
             if not 0 <= value <= 1:
                 raise UserError(f"{name}={value}: give a share between 0 and 1")
 
-    def factor(self, step: int, max_steps: int) -> float:
-        """Factor for optimizer step ``step`` (from 0) of a run of ``max_steps``."""
+    def factor(self, step: int, max_steps: int, restart_step: int | None = None) -> float:
+        """Factor for optimizer step ``step`` (from 0) of a run of ``max_steps``.
+
+        Args:
+            restart_step: a step at which the rate begins anew. Until there it is as without, warm-up and then
+                the plateau; from there the warm-up is repeated. The decay stays where it is, at the end of the
+                whole run, so that a restart changes nothing but this.
+        """
+        factor = self._factor(step, max_steps)
+        if restart_step is not None and step >= restart_step:
+            factor = min(factor, self._warmup(step - restart_step))
+        return factor
+
+    def _factor(self, step: int, max_steps: int) -> float:
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
+            return self._warmup(step)
         decay_steps = round(self.decay_ratio * max_steps)
         remaining = max_steps - step
         if remaining >= decay_steps:
             return 1.0
         return self.final_ratio + (1 - self.final_ratio) * max(0, remaining) / decay_steps
+
+    def _warmup(self, step: int) -> float:
+        return (step + 1) / self.warmup_steps if step < self.warmup_steps else 1.0

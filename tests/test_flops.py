@@ -1,0 +1,65 @@
+"""FLOPs counted structurally against torch's count of the matrix products of a real forward and backward pass.
+
+Equal to the last one, where torch counts every product: attention and loss eager, experts one after the other or
+in batches. What torch counts elsewhere, and why the tests do not use it:
+
+- fused attention (SDPA) computes the scores a second time in the backward pass, which is no part of the model;
+- the chunked loss accumulates the head's gradient by an in-place ``addmm_``, which torch's counter does not know;
+- grouped products of experts (``grouped_mm``, what a GPU uses) it does not know either, so that those FLOPs are
+  checked through the two other implementations of the same layer.
+"""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
+
+from tst_lightning.accounting import flops_per_position
+from tst_lightning.bags import superpose_embedding
+from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.module import CausalLMModule
+
+VOCABULARY, ROWS, LENGTH, LAYERS, WIDTH = 101, 2, 16, 3, 32
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 80, "num_hidden_layers": LAYERS}
+SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+EXPERTS = GROUPED | {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
+def counted(config, bag_size=1, attention="eager", experts=None):
+    """FLOPs that torch counts in a training step without its optimizer; and the model."""
+    config._attn_implementation = attention
+    if experts:
+        config._experts_implementation = experts
+    module = CausalLMModule(config=config, loss_impl="eager")
+    module.configure_model()
+    superpose_embedding(module.get_input_embeddings())
+    ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1, bag_size))
+    loss = MultiHotCrossEntropy((1 / bag_size,) * bag_size, impl="eager")
+    with FlopCounterMode(display=False) as counter:
+        module(ids[:, :-1], ids[:, 1:], loss).backward()
+    return counter.get_total_flops(), module.model
+
+
+@pytest.mark.parametrize("bag_size", [1, 4])
+@pytest.mark.parametrize(
+    ("config", "experts"),
+    [
+        pytest.param(LlamaConfig(**SIZES), None, id="llama"),
+        pytest.param(LlamaConfig(**GROUPED), None, id="llama, grouped queries"),
+        pytest.param(LlamaConfig(**GROUPED, tie_word_embeddings=True), None, id="llama, tied"),
+        pytest.param(Qwen3Config(**GROUPED, head_dim=16), None, id="qwen3, wide heads"),
+        pytest.param(Qwen3MoeConfig(**EXPERTS), "eager", id="qwen3-moe"),
+        pytest.param(Qwen3MoeConfig(**EXPERTS), "batched_mm", id="qwen3-moe, batched"),
+    ],
+)
+def test_a_step_has_the_flops_that_torch_counts(config, experts, bag_size):
+    """With bags too: superposition adds no product."""
+    flops, model = counted(config, bag_size, experts=experts)
+    assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH)
+
+
+def test_fused_attention_adds_only_the_scores_it_computes_again():
+    flops, model = counted(LlamaConfig(**GROUPED), attention="sdpa")
+    scores_again = ROWS * LENGTH * 2 * LAYERS * WIDTH * LENGTH
+    assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH) + scores_again
