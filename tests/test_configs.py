@@ -1,13 +1,15 @@
 """Every config parses: overlays in the combinations that they are made for, experiments with all their arms."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tst_lightning.comparison.arms import Overlay, plain_arms
-from tst_lightning.comparison.experiment import Experiment
+from tst_lightning.comparison.command import compare, plannable_arguments, specified_experiment
+from tst_lightning.comparison.comparability import require_comparable
+from tst_lightning.comparison.planned import planned_run, require_final_validation
+from tst_lightning.comparison.specification import Specification
 from tst_lightning.lightning_cli import parse_fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -36,30 +38,55 @@ def test_fit_overlays_compose(overlays):
 
 @pytest.mark.parametrize("path", files("experiments"), ids=name)
 def test_experiments_parse_with_all_their_arms(path, monkeypatch):
+    """Of arms with the same files and keys only one is parsed: the values of a grid are all of one kind."""
     monkeypatch.chdir(CONFIGS.parent)
-    values = yaml.safe_load(path.read_text())
-    overlays = {arm: Overlay(**options) for arm, options in values["arms"].items()}
-    experiment = Experiment(
-        values["name"], Path(values["output_dir"]), tuple(values["seeds"]), Overlay(**values["base"]),
-        plain_arms(overlays, values["baseline"]), values["baseline"],
+    values = read(compare, path)
+    assert values.name == path.stem == Path(values.output_dir).name
+    specification = Specification(
+        values.arms, values.baseline, values.base, values.variants or {},
+        tuple(values.lengths or ()), tuple(values.branch or ()),
     )  # fmt: skip
-    experiment.validate()
-    assert values["name"] == path.stem == experiment.output_dir.name
-    for prepare in values["prepare"]:
-        assert Path(prepare).is_file()
-    for run in experiment.runs():
-        if run.seed == values["seeds"][0]:
-            parse_fit(run.arguments[1:])
+    experiment = specified_experiment(
+        values.name, values.output_dir, values.seeds, specification, planned_run, vary=values.vary,
+        halving=values.halving, evaluation=values.evaluation and replace(values.evaluation, task_data_dir=None),
+    )  # fmt: skip
+    for prepare_config in values.prepare or []:
+        assert Path(prepare_config).is_file()
+    plans, parsed = {}, {}
+    for run in experiment.runs()[: len(experiment.arms)]:
+        kind = tuple(argument.split("=")[0] for argument in run.arguments)
+        if kind not in parsed:
+            parsed[kind] = planned_run(plannable_arguments(run))
+        plans[run.arm] = with_its_length(parsed[kind], run)
+    require_final_validation(plans)
+    require_comparable({arm: plan.config for arm, plan in plans.items()}, experiment.pairs())
+
+
+def read(function, path):
+    """The arguments that a command takes from a file."""
+    from jsonargparse import auto_parser
+
+    parser = auto_parser(function, as_positional=False, exit_on_error=False)
+    return parser.instantiate(parser.parse_args(["--config", str(path)]))
+
+
+def with_its_length(plan, run):
+    """The plan of a run of the same kind, with what this one says of its length and its validation."""
+    options = dict(argument[2:].split("=", 1) for argument in run.arguments if "=" in argument)
+    steps = int(options.get("trainer.max_steps", plan.max_steps))
+    return replace(
+        plan,
+        max_steps=steps,
+        batches=plan.batches // plan.max_steps * steps,
+        validation_batches=int(options.get("trainer.val_check_interval", plan.validation_batches)),
+    )
 
 
 @pytest.mark.parametrize("path", files("prepare"), ids=name)
 def test_prepare_configs_parse(path, capsys):
-    from jsonargparse import auto_parser
-
     from tst_lightning.data.prepare import prepare
 
-    parser = auto_parser(prepare, as_positional=False, exit_on_error=False)
-    output_dir = parser.parse_args(["--config", str(path)]).output_dir
+    output_dir = read(prepare, path).output_dir
     assert output_dir == f"data/{path.stem}" or path.stem in ("huggingface", "object_storage")
 
 

@@ -106,7 +106,16 @@ def _run_function(function: Callable[..., int | None], arguments: list[str]) -> 
         "prog": f"tst-lightning {function.__name__}",
     }
     with as_user_error():
-        return auto_cli(function, args=arguments, exit_on_error=False, **options) or 0
+        return auto_cli(function, args=_joined(arguments, "--only"), exit_on_error=False, **options) or 0
+
+
+def _joined(arguments: list[str], option: str) -> list[str]:
+    """``--only A B`` as ``--only A,B``: the parser gives an option one word."""
+    if option not in arguments:
+        return arguments
+    start = arguments.index(option) + 1
+    end = next((place for place in range(start, len(arguments)) if arguments[place].startswith("-")), len(arguments))
+    return [*arguments[:start], ",".join(arguments[start:end]), *arguments[end:]]
 
 
 if __name__ == "__main__":

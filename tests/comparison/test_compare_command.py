@@ -1,13 +1,18 @@
+import copy
 import json
 import os
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jsonargparse import auto_cli
 
 from tst_lightning import lightning_cli
-from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.cli import main
+from tst_lightning.comparison import command
+from tst_lightning.comparison.arms import ArmSpec, Overlay, plain_arms
 from tst_lightning.comparison.command import compare, run_experiment
 from tst_lightning.comparison.experiment import Experiment
 from tst_lightning.comparison.lock import exclusive
@@ -23,7 +28,7 @@ def trained(folder: Path, **losses: float) -> Experiment:
 
 def arguments(folder: Path, **changes: object) -> dict:
     return {"name": "e", "output_dir": str(folder), "seeds": [1], "baseline": "a",
-            "arms": {"a": Overlay(), "b": Overlay()}, **changes}  # fmt: skip
+            "arms": {"a": ArmSpec(), "b": ArmSpec()}, **changes}  # fmt: skip
 
 
 def test_from_nothing_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +37,7 @@ def test_from_nothing_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     experiment = trained(tmp_path / "out", base=1.5, tst=1.25)
     run_experiment(experiment, experiment.runs(), 2, 1, [str(config)], FAKE)
     shown = capsys.readouterr()
-    assert "tst ended 0.250 nats per token ahead of base" in shown.out
+    assert "tst ended with a validation loss 0.250 nats per token lower than base" in shown.out
     assert "tst seed 1: started" in shown.err
     values = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [run["status"] for run in values["runs"]] == ["finished", "finished"]
@@ -66,8 +71,8 @@ def test_two_comparisons_in_one_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"jobs": 0}, "jobs is 0"),
-        ({"threads_per_job": 0}, "threads_per_job is 0"),
+        ({"max_arms_at_once": 0}, "max_arms_at_once is 0"),
+        ({"threads_per_arm": 0}, "threads_per_arm is 0"),
         ({"prepare": ["nowhere.yaml"]}, "no prepare config 'nowhere.yaml'"),
         ({"base": Overlay(["nowhere.yaml"])}, "no config file 'nowhere.yaml'"),
         ({"baseline": "c"}, "'c' is not an arm"),
@@ -91,20 +96,100 @@ def test_overrides_from_a_file_stay_what_the_file_says(tmp_path: Path) -> None:
     assert seen[0].overrides == {"x": [{"class_path": "calendar.Calendar"}], "y": True, "z": 3, "d.e": 1.5, "s": "a b"}
 
 
-def test_a_command_that_fit_does_not_understand_names_its_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+CONFIG = {
+    "trainer": {"max_steps": 20, "accumulate_grad_batches": 1, "val_check_interval": 5, "precision": "32-true"},
+    "data": {"data_dir": "x", "batch_size": 1, "sequence_length": 8},
+    "model": {"config": None, "pretrained": "m", "learning_rate_schedule": {"decay_ratio": 0.1}},
+}
 
-    def parse_fit(arguments: list[str]) -> None:
-        asked.append(arguments)
-        if "--b.c=1" in arguments:
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Commands that were ``parsed``, by a stand-in, and what would be ``started``."""
+    seen = SimpleNamespace(parsed=[], started=[])
+
+    def parse_fit(arguments: list[str]) -> dict:
+        options = dict(argument[2:].split("=", 1) for argument in arguments)
+        if "b.c" in options:
             raise UserError("unknown key b.c")
+        config = copy.deepcopy(CONFIG)
+        config["trainer"]["max_steps"] = int(options.get("trainer.max_steps", 20))
+        config["trainer"]["precision"] = options.get("trainer.precision", "32-true")
+        seen.parsed.append(arguments)
+        return config
+
+    def run_experiment(experiment: Experiment, runs: list, *arguments: object, **options: object) -> None:
+        labels, steps = [run.label for run in runs], [run.steps for run in runs]
+        seen.started.append((experiment, labels, steps, arguments, options))
 
     monkeypatch.setattr(lightning_cli, "parse_fit", parse_fit)
-    with pytest.raises(UserError, match=r"arm 'b': unknown key b\.c"):
-        compare(**arguments(tmp_path / "out", seeds=[1, 2], arms={"a": Overlay(), "b": Overlay([], {"b.c": 1})}))
-    assert len(asked) == 2  # once per arm, not per seed
-    assert asked[0][0] == "--seed_everything=1"
-    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(command, "run_experiment", run_experiment)
+    return seen
+
+
+def test_a_command_that_fit_does_not_understand_names_its_arm(tmp_path: Path, seen: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match=r"arm 'b': unknown key b\.c\n  its command: tst-lightning fit --b\.c=1"):
+        compare(**arguments(tmp_path / "out", arms={"a": ArmSpec(), "b": ArmSpec([], {"b.c": 1})}))
+    assert not seen.started
+
+
+def test_each_arm_is_parsed_once_and_tells_how_long_it_is(tmp_path: Path, seen: SimpleNamespace) -> None:
+    compare(**arguments(tmp_path / "out", seeds=[1, 2], budget_hours=2.5, max_arms_at_once=2, threads_per_arm=3))
+    assert [command[0] for command in seen.parsed] == ["--seed_everything=1"] * 2
+    ((experiment, labels, steps, positional, options),) = seen.started
+    assert labels == ["a seed 1", "b seed 1", "a seed 2", "b seed 2"]
+    assert steps == [20] * 4
+    assert (positional, options) == ((2, 3, []), {"budget_hours": 2.5})
+    assert experiment.pairs() == [("b", "a")]
+
+
+def test_a_part_is_run_of_an_experiment_that_stays_whole(tmp_path: Path, seen: SimpleNamespace) -> None:
+    arms = {"a": ArmSpec(), "b{n}": ArmSpec([], {"n": "{n}"}, grid={"n": [1, 2]})}
+    options = {"lengths": [10, 20], "branch": ["a"], "vary": "data_order"}
+    compare(**arguments(tmp_path / "out", arms=arms, only="b1-*, b2-10", **options))
+    experiment, labels, steps, *_ = seen.started[0]
+    assert labels == ["a-20 seed 1", "a-10 seed 1", "b1-10 seed 1", "b2-10 seed 1", "b1-20 seed 1"]
+    assert steps == [20, 1, 10, 10, 20]
+    assert list(experiment.arms) == ["a-20", "a-10", "b1-10", "b2-10", "b1-20", "b2-20"]
+    assert experiment.vary == "data_order"
+    # The trunk's checkpoint is not there yet.
+    assert not any("ckpt_path" in argument for command in seen.parsed for argument in command)
+    with pytest.raises(UserError, match="nothing is named like 'c'"):
+        compare(**arguments(tmp_path / "out", arms=arms, only=["c"]))
+
+
+@pytest.mark.parametrize("words", [["--only", "b", "c"], ["--only", "b,c"], ["--only", "b, c"], ["--only=[b, c]"]])
+def test_only_on_the_command_line(tmp_path: Path, seen: SimpleNamespace, words: list[str]) -> None:
+    config = tmp_path / "e.yaml"
+    config.write_text("{name: e, output_dir: out, seeds: [1], baseline: a, arms: {a: {}, b: {}, c: {}, d: {}}}")
+    assert main(["compare", "--config", str(config), *words, "--vary", "data_order"]) == 0
+    (experiment, labels, *_), *_ = seen.started
+    assert labels == ["a seed 1", "b seed 1", "c seed 1"]
+    assert experiment.vary == "data_order"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"trainer.precision": "bf16-mixed"}, "'b' cannot be compared with 'a': trainer.precision: bf16-mixed against"),
+        ({"trainer.max_steps": 22}, "arm 'b' has 22 batches and validates every 5"),
+        ({"trainer.max_steps": 0}, "arm 'b': trainer.max_steps is 0"),
+    ],
+)
+def test_arms_that_are_no_comparison_are_not_run(
+    tmp_path: Path, seen: SimpleNamespace, overrides: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        compare(**arguments(tmp_path / "out", arms={"a": ArmSpec(), "b": ArmSpec([], overrides)}))
+    assert not seen.started
+
+
+def test_all_problems_of_a_file_come_together(tmp_path: Path) -> None:
+    arms = {"a": ArmSpec(), "b{n}": ArmSpec()}
+    with pytest.raises(UserError, match="experiment 'e'") as caught:
+        compare(**arguments(tmp_path / "out", seeds=[], arms=arms, lengths=[0], base=Overlay(["nowhere.yaml"])))
+    for problem in ("no seeds", "'{n}' has no values", "lengths [0]", "no config file 'nowhere.yaml'"):
+        assert problem in str(caught.value)
 
 
 def test_output_folder_that_cannot_be_written(tmp_path: Path) -> None:

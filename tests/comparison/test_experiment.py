@@ -1,11 +1,14 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tst_lightning.comparison.arms import Overlay, plain_arms
+from callbacks.branch_points import branch_point
+from tst_lightning.comparison.arms import Arm, Overlay, plain_arms
 from tst_lightning.comparison.experiment import Experiment, _value_text
+from tst_lightning.comparison.scoring import EvaluationSpec
 from tst_lightning.errors import UserError
 
 
@@ -41,6 +44,47 @@ def test_arms_of_a_seed_stand_together(experiment: Experiment) -> None:
 
 
 @pytest.mark.parametrize(
+    ("vary", "of_seed_1", "of_seed_2"),
+    [("both", (1, 1, 1), (2, 2, 2)), ("initialisation", (1, 1, 1), (2, 2, 1)), ("data_order", (1, 1, 1), (1, 1, 2))],
+)
+def test_what_a_seed_changes(experiment: Experiment, vary: str, of_seed_1: tuple, of_seed_2: tuple) -> None:
+    runs = {run.label: run.command for run in replace(experiment, vary=vary).runs()}
+    for label, seeds in {"tst seed 1": of_seed_1, "tst seed 2": of_seed_2}.items():
+        assert "--seed_everything={} --model.init_seed={} --data.seed={} ".format(*seeds) in runs[label]
+        assert runs[label].endswith(f"runs/tst/seed_{label[-1]}")
+
+
+@pytest.fixture
+def branching(experiment: Experiment) -> Experiment:
+    """A baseline of 60 steps from which one of 20 branches off, and one of 30."""
+    overlay = {steps: Overlay([], {"trainer.max_steps": steps}) for steps in (60, 30, 20)}
+    overlay[60].overrides["trainer.callbacks+"] = {"class_path": "Mine"}
+    arms = [
+        Arm("b-60", "b", overlay[60], steps=60),
+        Arm("b-30", "b", overlay[30], steps=30, trunk="b-60", branch_step=27),
+        Arm("b-20", "b", overlay[20], steps=20, trunk="b-60", branch_step=18),
+    ]
+    arms = {arm.name: arm for arm in arms}
+    return replace(experiment, base=Overlay(["model.yaml"]), arms=arms, baseline="b", halving=None)
+
+
+def test_commands_of_a_trunk_and_its_branches(branching: Experiment) -> None:
+    trunk, _, branch = branching.runs()[3:]
+    assert trunk.command == (
+        'tst-lightning fit --config model.yaml --trainer.max_steps=60 \'--trainer.callbacks+={"class_path": "Mine"}\''
+        ' \'--trainer.callbacks+={"class_path": "callbacks.BranchPoints", "init_args": {"steps": [18, 27]}}\''
+        " --seed_everything=2 --model.init_seed=2 --data.seed=2 --trainer.default_root_dir=results/e/runs/b-60/seed_2"
+    )
+    assert branch.command == (
+        "tst-lightning fit --config model.yaml --trainer.max_steps=20"
+        " --seed_everything=2 --model.init_seed=2 --data.seed=2 --trainer.default_root_dir=results/e/runs/b-20/seed_2"
+        " --ckpt_path=results/e/runs/b-60/seed_2/checkpoints/step=18.ckpt"
+    )
+    assert branch.starts_from == branch_point(trunk.folder, 18)
+    assert (trunk.starts_from, trunk.steps, branch.steps) == (None, 60, 2)
+
+
+@pytest.mark.parametrize(
     "value", [True, None, 3, 1e-5, 2.5, "bf16-mixed", "5", "true", "null", "a: b", "", "it's", [1, "x"], {"a": None}]
 )
 def test_override_values_survive_the_command_line(value: object) -> None:
@@ -64,6 +108,13 @@ def test_override_values_survive_the_command_line(value: object) -> None:
         ({"base": Overlay(["nowhere.yaml"])}, "base: there is no config file 'nowhere.yaml'"),
         ({"base": Overlay([], {"seed_everything": 3})}, "'seed_everything' cannot be overridden"),
         ({"base": Overlay([], {"trainer.default_root_dir": "x"})}, "cannot be overridden"),
+        ({"evaluation": EvaluationSpec([])}, "evaluation: no tasks given"),
+        (
+            {"evaluation": EvaluationSpec(["piqa"], arms=["tst-*"])},
+            "no arm is named like tst-*: there are baseline, tst",
+        ),
+        ({"halving": 0.5}, "two or more `lengths`"),
+        ({"halving": 1.0}, "halving is 1.0"),
     ],
 )
 def test_bad_experiments_are_refused(experiment: Experiment, change: dict, message: str) -> None:
@@ -93,7 +144,8 @@ def test_hash_is_of_values_not_of_layout(experiment: Experiment) -> None:
     assert experiment.runs()[0].config_hashes["model.yaml"] != before
 
 
-def test_saved_experiment_can_be_moved(experiment: Experiment) -> None:
+def test_saved_experiment_can_be_moved(branching: Experiment) -> None:
+    experiment = replace(branching, vary="data_order", halving=0.5, evaluation=EvaluationSpec(["piqa"], limit=3))
     experiment.save()
     experiment.output_dir.rename("elsewhere")
     assert Experiment.load("elsewhere") == replace(experiment, output_dir=Path("elsewhere"))
@@ -102,6 +154,16 @@ def test_saved_experiment_can_be_moved(experiment: Experiment) -> None:
 def test_folder_without_experiment(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no comparison"):
         Experiment.load(tmp_path)
-    (tmp_path / "experiment.json").write_text("{}")
+    (tmp_path / "experiment.json").write_text('{"format_version": 2}')
     with pytest.raises(UserError, match="not readable as an experiment"):
         Experiment.load(tmp_path)
+
+
+def test_an_experiment_of_another_format_says_what_to_do(experiment: Experiment) -> None:
+    experiment.save()
+    path = experiment.output_dir / "experiment.json"
+    values = json.loads(path.read_text())
+    del values["format_version"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"has format 1, and this version reads 2: give its .* compare` again"):
+        Experiment.load(experiment.output_dir)

@@ -22,6 +22,21 @@ class Overlay:
 
 
 @dataclass(frozen=True)
+class ArmSpec(Overlay):
+    """A method, or a grid of them, as an experiment's file describes it."""
+
+    grid: dict[str, list[Factor]] = field(default_factory=dict)
+    """One arm per combination of these values, the last name's changing fastest. `{name}` stands for a value: in
+    the arm's name, in `configs`, in `overrides` and in `equal_data_with`. An override that is exactly `"{name}"`
+    becomes the value itself, with its type. `{{name}}` means the text `{name}`."""
+    lengths: list[int] | None = None
+    """The experiment's lengths that this arm is trained at; all by default."""
+    equal_data_with: str | None = None
+    """Another arm, with superposition: this one is trained, without, for as many steps as read that arm's data tokens,
+    at each of its lengths, and is a second baseline for it."""
+
+
+@dataclass(frozen=True)
 class Arm:
     """One thing that is trained with every seed: a method, at one length, of one variant.
 

@@ -1,0 +1,192 @@
+"""Whether two arms may be compared: the same model, validation text, tokenizer, evaluation and precision.
+
+All else may differ and is what a comparison is about: lengths, methods (callbacks), optimizer and learning rate,
+batch, packing and the order of the data.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os.path import normpath
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tst_lightning.errors import UserError
+
+Config = Mapping[str, Any]
+"""A resolved configuration of `fit`: what its ``config.yaml`` holds."""
+
+_DATA_KEYS = ("data.data_dir", "data.sequence_length", "data.validation_windows")
+"""Together they choose the validation windows."""
+_MODEL_KEYS = ("model.config", "model.pretrained")
+_SAME_PRECISION = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Short forms that the Trainer takes."""
+_EVALUATION = "DownstreamEvaluation"
+_ABSENT = "nothing"
+
+# PyYAML's C parser is ten times as fast, where it was built.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def require_comparable(configs: Mapping[str, Config], pairs: Iterable[tuple[str, str]]) -> None:
+    """Refuse pairs of arms whose losses or scores would not mean the same.
+
+    Args:
+        configs: name of an arm -> the resolved configuration of its runs.
+        pairs: (arm, reference).
+
+    Raises:
+        UserError: naming every pair that is not comparable, its keys and both values.
+    """
+    problems = []
+    for arm, reference in pairs:
+        keys = differences(configs[arm], configs[reference])
+        keys += tokenizer_differences(configs[arm], configs[reference])
+        if keys:
+            problems.append(f"'{arm}' cannot be compared with '{reference}': " + "; ".join(keys))
+    if problems:
+        raise UserError(
+            "\n  ".join(problems) + "\ngive both arms the same, or, to train with each, put these settings into "
+            "`variants`: comparisons stay within a variant"
+        )
+
+
+def differing_keys(config_text: str, reference_text: str) -> list[str]:
+    """What makes two runs incomparable, each as ``key: value against value``; empty if nothing does.
+
+    Args:
+        config_text: ``config.yaml`` of a run; one that is missing or cut off tells nothing.
+        reference_text: the same of a run of the arm that it is compared with.
+    """
+    return differences(_read(config_text), _read(reference_text))
+
+
+def differences(config: Config, reference: Config) -> list[str]:
+    """The same for configurations that are read already. A key that only one of them has tells nothing."""
+    found = []
+    for key in _MODEL_KEYS:
+        found += _model_differences(key, config, reference)
+    for key in (*_DATA_KEYS, "trainer.precision"):
+        ours, theirs = _get(config, key), _get(reference, key)
+        if _ABSENT not in (ours, theirs) and _meaning(key, ours) != _meaning(key, theirs):
+            found.append(f"{key}: {_shown(ours)} against {_shown(theirs)}")
+    return found + _evaluation_differences(config, reference)
+
+
+def tokenizer_differences(config: Config, reference: Config) -> list[str]:
+    """The same for the tokenizers of corpora that are prepared and lie here; others are told apart by ``data_dir``."""
+    hashes, theirs = _tokenizer(config), _tokenizer(reference)
+    if hashes is None or theirs is None or hashes == theirs:
+        return []
+    return [f"tokenizer: {hashes} against {theirs}"]
+
+
+def _tokenizer(config: Config) -> str | None:
+    from tst_lightning.data.manifest import FILE_NAME, Manifest
+
+    data_dir = _get(config, "data.data_dir")
+    # The corpora of a mixture have one tokenizer; `fit` sees to that.
+    folder = Path(str(next(iter(data_dir), "") if isinstance(data_dir, Mapping) else data_dir))
+    if not (folder / FILE_NAME).is_file():
+        return None
+    tokenizer = Manifest.load(folder).tokenizer
+    return f"{tokenizer.vocab_size} tokens with hash {tokenizer.hash[:12]}"
+
+
+def _model_differences(key: str, config: Config, reference: Config) -> list[str]:
+    if "model" not in config or "model" not in reference:
+        return []
+    ours, theirs = _flat(key, _get(config, key)), _flat(key, _get(reference, key))
+    if not ours.keys() & theirs.keys():  # one model is described, the other is not
+        ours, theirs = {key: _get(config, key)}, {key: _get(reference, key)}
+    return [
+        f"{name}: {_shown(ours.get(name, _ABSENT))} against {_shown(theirs.get(name, _ABSENT))}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name, _ABSENT) != theirs.get(name, _ABSENT)
+    ]
+
+
+def _evaluation_differences(config: Config, reference: Config) -> list[str]:
+    if "trainer" not in config or "trainer" not in reference:
+        return []
+    ours, theirs = _evaluations(config), _evaluations(reference)
+    if len(ours) != len(theirs):
+        return [f"trainer.callbacks: {len(ours)} {_EVALUATION} against {len(theirs)}"]
+    return [
+        f"{_EVALUATION}.{name}: {_shown(one.get(name))} against {_shown(other.get(name))}"
+        for one, other in zip(ours, theirs, strict=True)
+        for name in dict.fromkeys([*one, *other])
+        if one.get(name) != other.get(name)
+    ]
+
+
+def _evaluations(config: Config) -> list[Mapping[str, Any]]:
+    callbacks = _get(config, "trainer.callbacks")
+    named = [callback for callback in callbacks if isinstance(callback, Mapping)] if _is_list(callbacks) else []
+    return [
+        callback.get("init_args") or {}
+        for callback in named
+        if str(callback.get("class_path")).rpartition(".")[2] == _EVALUATION
+    ]
+
+
+def _read(text: str) -> Config:
+    try:
+        values = yaml.load(text, Loader=_LOADER)
+    except yaml.YAMLError:  # cut off by a kill while it was written
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _get(config: Config, dotted: str) -> Any:
+    value: Any = config
+    for name in dotted.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return _ABSENT
+        value = value[name]
+    return value
+
+
+def _flat(key: str, value: Any) -> dict[str, Any]:
+    """Dotted key -> value, of nested mappings."""
+    if not isinstance(value, Mapping) or not value:
+        return {key: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= _flat(f"{key}.{name}", item)
+    return flat
+
+
+def _meaning(key: str, value: Any) -> Any:
+    """Equal for values that mean the same."""
+    if key == "data.data_dir":
+        return _corpora(value)
+    if key == "trainer.precision":
+        return _SAME_PRECISION.get(str(value), str(value))
+    return value
+
+
+def _corpora(value: Any) -> Any:
+    """One corpus or a mixture of one, ``a`` or ``a/``, 0.7 + 0.3 or 70 + 30."""
+    if isinstance(value, str):
+        value = {value: 1.0}
+    if not isinstance(value, Mapping) or not value:
+        return value
+    try:
+        # YAML reads `1e-3`, which has no dot, as text.
+        weights = [float(weight) for weight in value.values()]
+        total = sum(weights) or 1.0
+    except (TypeError, ValueError):  # `fit` will refuse it
+        return value
+    # In their order: it decides how the windows of a mixture are rounded, and with their number all of them move.
+    return [(normpath(folder), round(weight / total, 9)) for folder, weight in zip(value, weights, strict=True)]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_shown(item)}" for name, item in value.items()) + "}"
+    return str(value)

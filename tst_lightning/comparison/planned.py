@@ -1,0 +1,160 @@
+"""What a `fit` command plans to do, told from its configuration: no model is built and no data are touched."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tst_lightning.errors import UserError
+from tst_lightning.schedule import Schedule, WarmupStableDecay
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """The plan of one `fit`, for one device; more devices do the same beside it."""
+
+    config: Mapping[str, Any]
+    """The resolved configuration, as `fit` keeps it in ``config.yaml``."""
+    max_steps: int
+    """Optimizer steps."""
+    positions_per_step: int
+    """Positions of an optimizer step on one device."""
+    schedule: Schedule
+    step_ratio: float | None = None
+    """What the schedule was computed from, where its switch moves with the run's length."""
+    learning_rate: WarmupStableDecay | None = None
+    """None for a schedule that is not known here."""
+    batches: int = 1
+    """Micro-batches over the whole run."""
+    validation_batches: int | None = None
+    """Micro-batches from one validation to the next; None where that is not known beforehand."""
+
+    @property
+    def data_tokens(self) -> int:
+        """Tokens read from the corpus over the whole run, on one device: ``B*L * N*(r*s + 1 - r)``."""
+        return self.positions_per_step * self.schedule.tokens_per_position(self.max_steps)
+
+    def steps_for_the_same_data(self, positions_per_step: int) -> int:
+        """How many steps of so many positions read as many tokens, one token a position: to the nearest step."""
+        return round(self.data_tokens / positions_per_step)
+
+    def branch_step(self, steps: int) -> int:
+        """The optimizer step at which a run of ``steps`` steps branches off this one: where its decay begins.
+
+        Raises:
+            UserError: it would not be the run of ``steps`` steps, or not a finished one.
+        """
+        if self.learning_rate is None:
+            raise UserError(
+                "its learning rate is not a WarmupStableDecay, and only with that is a short run the beginning of a "
+                "long one: leave it out of `branch`"
+            )
+        switch = self.schedule.stages[-1].first_step
+        if switch and self.step_ratio is not None:
+            raise UserError(
+                f"its switch is at step_ratio={self.step_ratio} of its length, so a shorter run is not the beginning "
+                "of a longer one: give a recovery_step instead, or leave it out of `branch`"
+            )
+        # Of WarmupStableDecay.factor: the last step at the full rate, after which n and more steps differ.
+        branch_step = steps - round(self.learning_rate.decay_ratio * steps)
+        if branch_step >= steps:
+            raise UserError(
+                f"with decay_ratio={self.learning_rate.decay_ratio} a run of {steps} steps has no decay to branch "
+                "off for: raise decay_ratio, or leave it out of `branch`"
+            )
+        least = {"its warm-up ends": self.learning_rate.warmup_steps, "its recovery begins": switch, "it trains": 1}
+        for name, step in least.items():
+            if branch_step < step:
+                raise UserError(
+                    f"a run of {steps} steps begins to decay at step {branch_step}, before {name} at step {step}: "
+                    "leave out that length, or leave it out of `branch`"
+                )
+        return branch_step
+
+
+def planned_run(arguments: Sequence[str]) -> PlannedRun:
+    """Parse a `fit` command (what follows the command's name).
+
+    Raises:
+        UserError: it does not parse, or has no length in steps.
+    """
+    from tst_lightning.lightning_cli import parse_fit
+
+    return plan_of(parse_fit(arguments))
+
+
+def plan_of(config: Mapping[str, Any]) -> PlannedRun:
+    """The plan of a resolved configuration.
+
+    Raises:
+        UserError: ``trainer.max_steps`` is not set, or the groups of rows do not hold the bags.
+    """
+    trainer, data = config["trainer"], config["data"]
+    max_steps = trainer["max_steps"]
+    if max_steps < 1:
+        raise UserError(
+            f"trainer.max_steps is {max_steps}: set it to the number of optimizer steps, or give the experiment "
+            "`lengths`"
+        )
+    schedule, step_ratio = _schedule(trainer.get("callbacks"), max_steps)
+    _require_groups(data, schedule)
+    learning_rate = config["model"].get("learning_rate_schedule")
+    known = isinstance(learning_rate, Mapping) and "class_path" not in learning_rate
+    return PlannedRun(
+        config,
+        max_steps,
+        trainer["accumulate_grad_batches"] * data["batch_size"] * data["sequence_length"],
+        schedule,
+        step_ratio,
+        WarmupStableDecay(**learning_rate) if known else None,
+        batches := max_steps * trainer["accumulate_grad_batches"],
+        _validation_batches(trainer.get("val_check_interval"), batches),
+    )
+
+
+def require_final_validation(plans: Mapping[str, PlannedRun]) -> None:
+    """Refuse arms that do not validate after their last step: they would be judged in the middle of their decay.
+
+    Raises:
+        UserError: naming every such arm.
+    """
+    problems = [
+        f"arm '{arm}' has {plan.batches} batches and validates every {plan.validation_batches}, last after "
+        f"{plan.batches - plan.batches % plan.validation_batches}: its final loss would be that of an unfinished "
+        f"model; give it a trainer.val_check_interval that divides {plan.batches}, for example "
+        f"{max(n for n in range(1, plan.validation_batches) if plan.batches % n == 0)}"
+        for arm, plan in plans.items()
+        if plan.validation_batches and plan.batches % plan.validation_batches
+    ]
+    if problems:
+        raise UserError("\n  ".join(problems))
+
+
+def _require_groups(data: Mapping[str, Any], schedule: Schedule) -> None:
+    """What the data plan refuses when training starts, which may be hours from now."""
+    rows, bag_sizes = data.get("rows_per_group"), [stage.bag_size for stage in schedule.stages]
+    if rows and data.get("packing") == "concat" and any(rows % bag_size for bag_size in bag_sizes):
+        raise UserError(
+            f"data.rows_per_group is {rows}, and bags of {max(bag_sizes)} tokens do not divide it: "
+            f"set it to a multiple of {math.lcm(*bag_sizes)}, in all arms alike if they are to read the same text in "
+            "the same order"
+        )
+
+
+def _validation_batches(interval: Any, batches: int) -> int | None:
+    """One epoch is the whole run, so a share of the one is a share of the other."""
+    if isinstance(interval, float):
+        return max(1, int(interval * batches))
+    return interval if isinstance(interval, int) and interval > 0 else None
+
+
+def _schedule(callbacks: Any, max_steps: int) -> tuple[Schedule, float | None]:
+    """What ``SuperpositionCallback.setup`` will set, and the step ratio that it comes from."""
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, Mapping) and callback["class_path"].rpartition(".")[2] == "SuperpositionCallback":
+            options = callback["init_args"]
+            ratio, recovery_step = options["step_ratio"], options["recovery_step"]
+            if recovery_step is None:
+                recovery_step = round((ratio or 0) * max_steps)
+            return Schedule.superposition(options["bag_size"], recovery_step, options["superpose_inputs"]), ratio
+    return Schedule(), None
