@@ -1,11 +1,10 @@
 """Live lines in the terminal while runs are at work; plain lines now and then where there is no terminal."""
 
+import math
 import shutil
 import time
-from collections.abc import Sequence
-from typing import TextIO
-
-from tst_lightning.comparison.forecast import Tracker
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 _TERMINAL_EVERY_SECONDS = 1.0
 _PLAIN_EVERY_SECONDS = 30.0
@@ -48,6 +47,11 @@ class Display:
         self._stream.write(line + "\n")
         self._stream.flush()
 
+    def line_typed(self) -> None:
+        """The user has typed a line below the live ones, which ended with a line break."""
+        if self._lines_up:
+            self._lines_up += 1
+
     def clear(self) -> None:
         """Take the live lines away."""
         if self._lines_up:
@@ -55,9 +59,18 @@ class Display:
             self._lines_up = 0
 
 
-def run_line(label: str, width: int, tracker: Tracker, elapsed_seconds: float) -> str:
-    """One running run: step, phase, speed, loss, time left."""
-    values = tracker.values
+def run_line(
+    label: str, width: int, values: Mapping[str, Any], elapsed_seconds: float, left_seconds: float | None
+) -> str:
+    """One run at work: step, phase, speed, loss, time left.
+
+    Args:
+        label: Which run.
+        width: Labels are padded to this.
+        values: Its ``progress.json``; empty if it has not written one yet.
+        elapsed_seconds: Since this attempt began.
+        left_seconds: Until the run ends; None if that is not known.
+    """
     if not values:
         return f"  {label:<{width}}  starting, {duration(elapsed_seconds)} so far"
     parts = [f"step {values['step']:,}/{values['max_steps']:,}"]
@@ -67,21 +80,29 @@ def run_line(label: str, width: int, tracker: Tracker, elapsed_seconds: float) -
         parts.append(f"{values['positions_per_second'] / 1000:.1f}k positions/s")
     if values.get("val_loss") is not None:
         parts.append(f"val loss {values['val_loss']:.4f}")
-    remaining = tracker.remaining_seconds
     if values["step"] >= values["max_steps"]:
-        parts.append("trained, evaluating")
-    elif remaining is not None:
-        parts.append(f"{duration(remaining)} left")
+        parts.append("trained, ending")
+    elif left_seconds is not None:
+        parts.append(f"{duration(left_seconds)} left")
     return f"  {label:<{width}}  " + "  ".join(parts)
 
 
-def total_line(finished: int, total: int, waiting: int, forecast: float | None) -> str:
-    """The whole comparison."""
+def evaluation_line(label: str, width: int, elapsed_seconds: float) -> str:
+    """One run whose downstream tasks are at work."""
+    return f"  {label:<{width}}  evaluating, {duration(elapsed_seconds)} so far"
+
+
+def total_line(finished: int, total: int, waiting: int, forecast: float | None, budget_left: float = math.inf) -> str:
+    """The whole comparison; ``budget_left`` is in seconds."""
     line = f"{finished} of {total} runs finished, {waiting} waiting"
     if forecast is None:
-        return line + "; no forecast yet"
-    at = time.strftime("%H:%M", time.localtime(time.time() + forecast))
-    return line + f"; all trained in about {duration(forecast)} (at {at})"
+        line += "; no forecast yet"
+    else:
+        at = time.strftime("%H:%M", time.localtime(time.time() + forecast))
+        line += f"; all done in about {duration(forecast)} (at {at})"
+    if math.isfinite(budget_left):
+        line += f"; {duration(budget_left)} of the budget left" if budget_left > 0 else "; the budget is used up"
+    return line
 
 
 def duration(seconds: float) -> str:

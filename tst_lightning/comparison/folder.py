@@ -1,11 +1,11 @@
-"""What a comparison keeps in a run's folder beside the files of `fit`.
+"""What a comparison keeps in a run's folder beside the files of `fit`; ``scoring`` has those of its evaluation.
 
 =================  ==========================================================================================
 ``command.txt``    the `fit` command as a user would type it
 ``run.json``       the same as a list, and hashes of its config files: whose folder this is
 ``attempts.json``  when each attempt started and how long it took so far
 ``log.txt``        all that the run printed, attempt after attempt
-``finished.json``  written last: the run is complete
+``finished.json``  written last: the run is complete; where it comes from, and how long its parts took
 =================  ==========================================================================================
 """
 
@@ -88,8 +88,8 @@ class Attempts:
         write_atomically(self._path, json.dumps({"attempts": self._attempts}, indent=2) + "\n")
 
 
-def finish(run: Run, attempts: Attempts, origin: dict[str, Any], threads: int) -> None:
-    """Write ``finished.json``: the last act of a run."""
+def finish(run: Run, attempts: Attempts, more: dict[str, Any], threads: int) -> None:
+    """Write ``finished.json``: the last act of a run. ``more`` is where it comes from and what was measured."""
     values = {
         "command": run.command,
         "exit_code": 0,
@@ -98,15 +98,15 @@ def finish(run: Run, attempts: Attempts, origin: dict[str, Any], threads: int) -
         "started": attempts.started,
         "finished": now_utc(),
         "threads": threads,
-        **origin,
+        **more,
     }
     write_atomically(run.folder / FINISHED_FILE, json.dumps(values, indent=2) + "\n")
 
 
-def log_tail(folder: Path, lines: int = 15) -> str:
-    """The last lines that a run printed."""
+def log_tail(path: Path, lines: int = 15) -> str:
+    """The last lines that a run printed, from its log."""
     try:
-        with (folder / LOG_FILE).open("rb") as log:
+        with path.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - 20_000))
             text = log.read().decode(errors="replace")
     except OSError:

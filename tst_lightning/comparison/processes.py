@@ -1,4 +1,4 @@
-"""One `fit` as a child process that does not outlive its parent."""
+"""Child processes that do not outlive their parent."""
 
 import contextlib
 import ctypes
@@ -8,45 +8,35 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-
-from tst_lightning.comparison import folder as run_files
-from tst_lightning.comparison.experiment import Run
+from pathlib import Path
 
 FIT_PROGRAM = (sys.executable, "-m", "tst_lightning.cli")
-"""What runs `fit`: this very interpreter, whatever the shell would find under the program's name."""
+"""What runs `fit` and `evaluate`: this very interpreter, whatever the shell would find under the program's name."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_SAVE_EVERY_SECONDS = 10.0
 
 
 class Child:
-    """A running attempt of a run; its output goes to the run's ``log.txt``.
+    """A running command whose output is appended to a file.
 
-    An interrupted run goes on from its last checkpoint. The path is given in full, because ``last`` alone
-    is looked for in the default folder, whatever folder the run's own checkpoints are in.
+    Args:
+        command: Program and arguments.
+        log: Where its output goes.
+        heading: A line written there first.
+        threads: CPU threads that it may use.
     """
 
-    def __init__(self, run: Run, threads: int, program: Sequence[str] = FIT_PROGRAM) -> None:
-        self.run = run
-        self.resumed = (run.folder / run_files.LAST_CHECKPOINT).is_file()
-        run.folder.mkdir(parents=True, exist_ok=True)
-        run_files.claim(run)
-        self.attempts = run_files.Attempts(run.folder)
-        self.attempts.begin()
+    def __init__(self, command: Sequence[str], log: Path, heading: str, threads: int) -> None:
         self.started_monotonic = time.monotonic()
         self.started_time = time.time()
-        self._saved = 0.0
-        arguments = list(run.arguments)
-        if self.resumed:
-            arguments.append(f"--ckpt_path={run.folder / run_files.LAST_CHECKPOINT}")
         threads_text = str(threads)
-        with (run.folder / run_files.LOG_FILE).open("ab") as log:
-            log.write(f"--- attempt {self.attempts.count}, {run_files.now_utc()}\n".encode())
-            log.flush()
+        with log.open("ab") as stream:
+            stream.write(f"--- {heading}\n".encode())
+            stream.flush()
             self._process = subprocess.Popen(
-                [*program, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=stream,
                 stderr=subprocess.STDOUT,
                 env=os.environ
                 | {"OMP_NUM_THREADS": threads_text, "MKL_NUM_THREADS": threads_text, "PYTHONUNBUFFERED": "1"},
@@ -59,12 +49,8 @@ class Child:
         return time.monotonic() - self.started_monotonic
 
     def poll(self) -> int | None:
-        """Exit code, or None while it runs; keeps the attempt's time on disk."""
-        code = self._process.poll()
-        if code is not None or self.elapsed_seconds - self._saved >= _SAVE_EVERY_SECONDS:
-            self._saved = self.elapsed_seconds
-            self.attempts.update(self.elapsed_seconds)
-        return code
+        """Exit code, or None while it runs."""
+        return self._process.poll()
 
     def terminate(self) -> None:
         """Ask it to end; `fit` then stops at the next batch."""
@@ -89,7 +75,6 @@ def end_all(children: Sequence[Child], patience_seconds: float) -> None:
     finally:
         for child in children:
             child.kill()
-            child.poll()
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -1,22 +1,31 @@
 """Runs that are not finished, some at a time: skipped, resumed, watched, and ended together."""
 
 import contextlib
+import math
 import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
-from tst_lightning.comparison import folder as run_files
-from tst_lightning.comparison.display import Display, duration, run_line, total_line
+from tst_lightning.comparison.arms import Arm
+from tst_lightning.comparison.budget import Budget
+from tst_lightning.comparison.display import Display, duration, evaluation_line, run_line, total_line
 from tst_lightning.comparison.experiment import Run
-from tst_lightning.comparison.forecast import Tracker, forecast_seconds
-from tst_lightning.comparison.processes import FIT_PROGRAM, Child, end_all
+from tst_lightning.comparison.folder import is_finished, log_tail
+from tst_lightning.comparison.halving import Halving
+from tst_lightning.comparison.outlook import Outlook
+from tst_lightning.comparison.processes import FIT_PROGRAM, end_all
 from tst_lightning.comparison.provenance import provenance
+from tst_lightning.comparison.scoring import EvaluationSpec
+from tst_lightning.comparison.waiting import Failure, Waiting
+from tst_lightning.comparison.work import Evaluation, Training
 
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
+"""How often the queue is played forward; also whenever a run ends."""
 _PATIENCE_SECONDS = 30.0
 """How long an interrupted `fit` may take to end by itself."""
 
@@ -29,115 +38,218 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended."""
+
+    failures: list[Failure]
+    left: list[Run]
+    """Runs that the budget, or the user, left for another call."""
+
+
 class Runner:
-    """Works through a queue of runs.
+    """Works through the runs of a comparison.
 
     Args:
-        runs: All runs of the experiment, in the order in which to start them.
-        jobs: Runs at a time.
-        threads_per_job: CPU threads of each.
-        program: What runs ``fit``; the run's arguments are appended.
+        runs: All of them, by priority. The first that can start does.
+        max_arms_at_once: Runs at a time.
+        threads_per_arm: CPU threads of each.
+        program: What runs `fit` and `evaluate`; their arguments are appended.
         stream: Where progress is shown; standard error by default.
+        arms: What the runs' arms are: runs of one method take alike.
+        budget: Wall time for this call.
+        halving: Decides which arms go on.
+        evaluation: Downstream tasks for trained runs.
+
+    Raises:
+        UserError: a branch can never start, because a checkpoint is gone.
     """
 
     def __init__(
         self,
         runs: Sequence[Run],
-        jobs: int,
-        threads_per_job: int,
+        max_arms_at_once: int,
+        threads_per_arm: int,
         program: Sequence[str] = FIT_PROGRAM,
         stream: TextIO | None = None,
+        *,
+        arms: Mapping[str, Arm] | None = None,
+        budget: Budget | None = None,
+        halving: Halving | None = None,
+        evaluation: EvaluationSpec | None = None,
     ) -> None:
-        self._runs = list(runs)
-        self._jobs = jobs
-        self._threads = threads_per_job
+        self._slots = max_arms_at_once
+        self._threads = threads_per_arm
         self._program = program
         self._display = Display(stream or sys.stderr)
-        self._waiting = deque(run for run in runs if not run_files.is_finished(run.folder))
-        self._working: dict[Child, Tracker] = {}
-        self._seconds: list[float] = []
-        self._failed: list[Run] = []
-        self._origin = provenance() if self._waiting else {}
+        self._budget = budget or Budget()
+        self._evaluation = evaluation
+        self._waiting = Waiting(runs, evaluation, halving)
+        self._outlook = Outlook(self._waiting, runs, arms, max_arms_at_once)
+        self._working: list[Training | Evaluation] = []
+        self._done = sum(
+            not self._waiting.needs_training(run) and not self._waiting.needs_evaluation(run) for run in runs
+        )
+        self._origin = provenance() if self._waiting.runs else {}
+        self._begun = False
+        self._looked = -math.inf
 
-    def run(self) -> list[Run]:
+    def run(self) -> Outcome:
         """Run until nothing is left to do; a failed run does not stop the others.
-
-        Returns:
-            The runs that failed.
 
         Raises:
             Interrupted: SIGINT, SIGTERM or SIGHUP came.
         """
-        skipped = len(self._runs) - len(self._waiting)
-        if skipped:
-            self._display.note(f"{skipped} of {len(self._runs)} runs are finished already")
+        if self._done:
+            self._display.note(f"{self._done} of {self._done + len(self._waiting.runs)} runs are finished already")
+        self._budget.start()
         with _signals_raise():
             try:
-                while self._waiting or self._working:
-                    while self._waiting and len(self._working) < self._jobs:
-                        self._start(self._waiting.popleft())
+                while self._go_on():
                     self._collect()
-                    self._show()
                     time.sleep(_POLL_SECONDS)
             finally:
                 self._display.clear()
                 if self._working:
-                    end_all(list(self._working), _PATIENCE_SECONDS)
-        return self._failed
+                    end_all([work.child for work in self._working], _PATIENCE_SECONDS)
+                    for work in self._working:
+                        work.poll()
+        return Outcome(self._waiting.failures, [*(work.run for work in self._working), *self._waiting.runs])
+
+    def _go_on(self) -> bool:
+        """Start what can be, tell how far all is; returns whether there is anything to wait for."""
+        at_work = self._start_what_can()
+        if at_work or self._waiting.runs:
+            self._look()
+        if not at_work and not self._budget.stopped:
+            at_work = self._start_what_can()  # an answer may have made room
+        self._begun |= at_work
+        # Where nothing fits into the budget, somebody who has just typed the command is still there to be asked.
+        return not self._budget.stopped and (at_work or (self._budget.is_asking and not self._begun))
+
+    def _start_what_can(self) -> bool:
+        """Fill what is free, as far as the budget allows; returns whether anything is at work."""
+        told = len(self._waiting.failures)
+        self._fill()
+        while said := self._waiting.decide():
+            for sentence in said:
+                self._display.note(sentence)
+            self._fill()
+        for failure in self._waiting.failures[told:]:
+            self._display.note(failure.reason)
+        return bool(self._working)
+
+    def _fill(self) -> None:
+        while len(self._working) < self._slots:
+            run = self._waiting.next()
+            if run is None or not self._fits(run):
+                return
+            self._waiting.runs.remove(run)
+            self._start(run)
+
+    def _fits(self, run: Run) -> bool:
+        """Within the budget. A run that nothing is known of has to be started to know."""
+        return self._budget.left_seconds > 0 and not self._budget.is_tight(self._outlook.seconds(run) or 0.0)
 
     def _start(self, run: Run) -> None:
-        child = Child(run, self._threads, self._program)
-        self._working[child] = Tracker(run.folder, child.started_time)
-        how = "resumed from its last checkpoint" if child.resumed else "started"
-        self._display.note(f"{run.label}: {how}, log in {run.folder / run_files.LOG_FILE}")
+        if self._waiting.needs_training(run):
+            work = Training(run, self._threads, self._program)
+        else:
+            work = Evaluation(run, self._evaluation, self._threads, self._program)
+        self._working.append(work)
+        self._display.note(f"{work.label}: {work.how}, log in {work.log}")
 
     def _collect(self) -> None:
-        for child in list(self._working):
-            code = child.poll()
+        for work in list(self._working):
+            code = work.poll()
             if code is None:
                 continue
-            del self._working[child]
-            if code == 0:
-                run_files.finish(child.run, child.attempts, self._origin, self._threads)
-                if not child.resumed:
-                    self._seconds.append(child.elapsed_seconds)
-                self._display.note(f"{child.run.label}: finished in {duration(child.elapsed_seconds)}")
+            self._working.remove(work)
+            self._looked = -math.inf
+            if code != 0:
+                self._display.note(f"{work.label}: failed with exit code {code}, the others go on")
+                is_training = isinstance(work, Training)
+                self._waiting.failures.append(Failure(work.run, f"{work.label} failed", work.log, is_training))
+                continue
+            if isinstance(work, Training):
+                self._outlook.learn(work.run, work.finish(self._origin))
+                self._waiting.trained(work.run)
             else:
-                self._failed.append(child.run)
-                self._display.note(f"{child.run.label}: failed with exit code {code}, the others go on")
+                self._outlook.learn_evaluation(work.run, work.finish())
+            self._done += work.run not in self._waiting.runs
+            self._display.note(f"{work.label}: finished in {duration(work.child.elapsed_seconds)}")
 
-    def _show(self) -> None:
-        left: list[float | None] = []
-        whole = list(self._seconds)
-        for child, tracker in self._working.items():
-            tracker.refresh()
-            remaining = tracker.remaining_seconds
-            left.append(remaining)
-            if remaining is not None and not child.resumed:
-                whole.append(child.elapsed_seconds + remaining)
-            elif remaining is not None and tracker.whole_seconds is not None:
-                whole.append(tracker.whole_seconds)
-        forecast = forecast_seconds(left, len(self._waiting), self._jobs, whole)
-        width = max((len(child.run.label) for child in self._working), default=0)
+    def _look(self) -> None:
+        """See how far the runs are, tell it, and mind the budget."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for work in self._working:
+            if isinstance(work, Training):
+                self._outlook.watch(work)
+        forecast = self._outlook.forecast(self._working)
+        said = self._mind_budget(None if forecast is None else forecast.last)
+        if said:
+            self._display.note(said)
+        reply = self._budget.hear()
+        if reply:
+            self._display.line_typed()
+            self._display.note(reply)
+        waiting, failed = len(self._waiting.expected()), len(self._waiting.failures)
+        total = self._done + failed + len(self._working) + waiting
         lines = [
-            run_line(child.run.label, width, tracker, child.elapsed_seconds) for child, tracker in self._working.items()
+            *self._work_lines(),
+            total_line(self._done, total, waiting, forecast and forecast.last, self._budget.left_seconds),
         ]
-        done = len(self._runs) - len(self._working) - len(self._waiting) - len(self._failed)
-        lines.append(total_line(done, len(self._runs), len(self._waiting), forecast))
         self._display.show(lines, forecast_known=forecast is not None)
 
+    def _mind_budget(self, forecast_seconds: float | None) -> str | None:
+        if forecast_seconds is None or not self._budget.is_tight(forecast_seconds):
+            return None
+        waiting = [str(run.folder) for run in self._waiting.expected()]
+        fitting = self._outlook.forecast(self._working, self._budget.left_seconds).ends
+        said = self._budget.announce(
+            len(self._working) + len(waiting),
+            forecast_seconds,
+            len(self._working) + len(fitting),
+            are_first=set(fitting) == set(waiting[: len(fitting)]),
+        )
+        at_work = max((self._outlook.remaining_seconds(work) for work in self._working), default=0.0)
+        return said or self._budget.overshoot(at_work)
 
-def failure_message(failed: Sequence[Run]) -> str:
+    def _work_lines(self) -> list[str]:
+        width = max((len(work.run.label) for work in self._working), default=0)
+        lines = []
+        for work in self._working:
+            label, elapsed = work.run.label, work.child.elapsed_seconds
+            if isinstance(work, Evaluation):
+                lines.append(evaluation_line(label, width, elapsed))
+            else:
+                left = self._outlook.remaining_seconds(work)
+                lines.append(run_line(label, width, work.tracker.values, elapsed, left))
+        return lines
+
+
+def failure_message(failures: Sequence[Failure]) -> str:
     """What a user needs to know about failed runs: the end of each log and what to do."""
-    parts = [
-        f"{run.label} failed; the end of {run.folder / run_files.LOG_FILE}:\n"
-        + "\n".join("    " + line for line in run_files.log_tail(run.folder).splitlines())
-        for run in failed
-    ]
+    parts = []
+    for failure in failures:
+        if failure.log is None:
+            parts.append(failure.reason)
+        else:
+            tail = "\n".join("    " + line for line in log_tail(failure.log).splitlines())
+            parts.append(f"{failure.reason}; the end of {failure.log}:\n{tail}")
     return "\n".join(parts) + (
         "\nmend the cause and give the same command again: finished runs are kept, "
         "interrupted ones go on from their last checkpoint"
     )
+
+
+def left_message(left: Sequence[Run], command: str) -> str:
+    """Which runs are for another call, and the command for it."""
+    number = "1 run was" if len(left) == 1 else f"{len(left)} runs were"
+    names = "\n".join(f"    {'evaluation of ' * is_finished(run.folder)}{run.label}" for run in left)
+    return f"{number} left out:\n{names}\nto go on with what is not finished, give the same command again:\n  {command}"
 
 
 @contextlib.contextmanager
