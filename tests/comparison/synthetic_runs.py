@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -10,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from tst_lightning.comparison.arms import Overlay, plain_arms
+from tst_lightning.comparison.arms import Arm, Overlay, plain_arms
 from tst_lightning.comparison.experiment import Experiment, run_folder
 
 POSITIONS_PER_STEP = 4096
@@ -128,6 +129,42 @@ def write_scores(folder: Path, accuracy: float) -> None:
     (folder / "results_2026-01-01T00-00-00.000000.json").write_text(json.dumps(results))
 
 
+def write_items(
+    folder: Path,
+    tasks: dict[str, dict[str, Sequence]],
+    groups: dict[str, tuple[list[str], dict[str, float]]] | None = None,
+) -> Path:
+    """lm-eval's results with logs of items: task -> metric -> a value per item; group -> its tasks and scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    date = "2026-01-01T00-00-00.000000"
+    results = {task: {f"{metric},none": _score(metric, values) for metric, values in metrics.items()}
+               for task, metrics in tasks.items()}  # fmt: skip
+    subtasks: dict[str, list[str]] = {task: [] for task in tasks}
+    for group, (members, scores) in (groups or {}).items():
+        subtasks[group] = members
+        results[group] = {f"{metric},none": value for metric, value in scores.items()}
+    for task, metrics in tasks.items():
+        lines = [
+            json.dumps({"doc_id": item, "doc_hash": f"{task}{item}", "doc": {"text": "x"}, "filter": "none",
+                        "metrics": list(metrics), **dict(zip(metrics, values, strict=True))})
+            for item, values in enumerate(zip(*metrics.values(), strict=True))
+        ]  # fmt: skip
+        (folder / f"samples_{task}_{date}.jsonl").write_text("\n".join(lines) + "\n")
+    sizes = {task: {"effective": len(next(iter(metrics.values())))} for task, metrics in tasks.items()}
+    path = folder / f"results_{date}.json"
+    path.write_text(json.dumps({"results": results, "group_subtasks": subtasks, "n-samples": sizes}))
+    return path
+
+
+def _score(metric: str, values: Sequence) -> float:
+    """As lm-eval aggregates a metric over items."""
+    if metric == "perplexity":
+        return math.exp(-sum(values) / len(values))
+    if metric.endswith("_perplexity"):
+        return math.exp(-sum(total for total, _ in values) / sum(size for _, size in values))
+    return sum(values) / len(values) if all(isinstance(value, int | float) for value in values) else 0.0
+
+
 def make_experiment(output_dir: Path, seeds: tuple[int, ...] = (1, 2, 3), arms=("baseline", "tst")) -> Experiment:
     """An experiment and its saved definition; no runs."""
     experiment = Experiment(
@@ -162,3 +199,34 @@ def write_typical_runs(experiment: Experiment, max_steps: int = 4000, gain: floa
                 bag_size=4 if place else 1, switch=switch if place else 0,
                 seconds_per_step=0.22 if place else 0.2, accuracy=0.34 + 0.02 * place + noise.gauss(0, 0.008),
             )  # fmt: skip
+
+
+def make_lengths_experiment(
+    output_dir: Path, lengths: Sequence[int], methods: Sequence[str] = ("baseline", "tst"), seeds=(1, 2, 3),
+    branch: Sequence[str] = (), variants: Sequence[str] = ("",),
+) -> Experiment:  # fmt: skip
+    """Methods at several run lengths; the first is the baseline. Shorter runs of ``branch`` come off the longest."""
+    arms = {}
+    for variant in variants:
+        for method in methods:
+            for steps in sorted(lengths, reverse=True):
+                prefix = f"{variant}-" if variant else ""
+                trunk = f"{prefix}{method}-{max(lengths)}" if method in branch and steps < max(lengths) else None
+                name = f"{prefix}{method}-{steps}"
+                arms[name] = Arm(
+                    name, method, Overlay(), variant=variant, steps=steps,
+                    references=() if method == methods[0] else (f"{prefix}{methods[0]}-{steps}",),
+                    trunk=trunk, branch_step=None if trunk is None else steps - steps // 10,
+                )  # fmt: skip
+    experiment = Experiment("lengths", output_dir, tuple(seeds), Overlay(), arms, methods[0])
+    experiment.save()
+    return experiment
+
+
+def write_final(experiment: Experiment, arm: str, seed: int, loss: float, **options) -> None:
+    """A finished run of an arm with a length, with two validations; a branch has those of its decay alone."""
+    this = experiment.arms[arm]
+    before = this.branch_step + 1 if this.trunk else this.steps // 2
+    write_run(
+        run_folder(experiment.output_dir, arm, seed), {before: loss + 0.5, this.steps: loss}, this.steps, **options
+    )

@@ -1,10 +1,19 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tst_lightning.comparison.analysis import crossing, mean_curve, paired_difference, summarize, x_at_step
+from tst_lightning.comparison.analysis import (
+    correct,
+    crossing,
+    holm,
+    mean_curve,
+    paired_difference,
+    summarize,
+    x_at_step,
+)
 
 
 def test_summary_of_three_values_by_hand() -> None:
@@ -89,3 +98,52 @@ def test_x_at_step_starts_at_zero_and_ends_with_the_curve() -> None:
     assert x_at_step(15, [10, 20], [100, 400]) == 250
     assert x_at_step(21, [10, 20], [100, 400]) is None
     assert x_at_step(1, [], []) is None
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last may not fall below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.9]) == [0.8, 0.9]
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_the_closed_test_of_bonferroni(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    p_values = (generator.random(1 + seed % 5) ** 3).tolist()
+    if seed % 3 == 0:
+        p_values.append(p_values[0])
+    places = range(len(p_values))
+    sets = [chosen for size in places for chosen in itertools.combinations(places, size + 1)]
+    # A hypothesis is rejected if every set of hypotheses that contains it is, as a whole.
+    closed = [
+        max(min(1.0, len(chosen) * min(p_values[other] for other in chosen)) for chosen in sets if place in chosen)
+        for place in places
+    ]
+    assert holm(p_values) == pytest.approx(closed)
+
+
+def test_correction_decides_what_is_shown() -> None:
+    generator = np.random.default_rng(1)
+    baseline = dict(enumerate(generator.normal(1.4, 0.02, 5)))
+    clear = paired_difference(
+        {seed: value - 0.05 for seed, value in baseline.items()} | {0: baseline[0] - 0.06}, baseline
+    )
+    weak = paired_difference(
+        dict(enumerate(np.array([-0.010, -0.009, -0.002, -0.001, -0.008]))), dict.fromkeys(range(5), 0)
+    )
+    assert 0.01 < weak.p_value < 0.05
+    assert weak.is_shown
+    family = correct([clear, None, *[weak] * 4, paired_difference({1: 1.0}, {1: 2.0})])
+    assert family[0].p_holm == pytest.approx(5 * clear.p_value)
+    assert family[2].p_holm == pytest.approx(4 * weak.p_value)
+    assert (family[0].is_shown, family[2].is_shown) == (True, False)
+    assert family[1] is None
+    assert family[6].p_holm is None
+
+
+def test_values_that_are_not_finite_are_not_paired() -> None:
+    found = paired_difference({1: math.nan, 2: 1.0, 3: math.inf, 4: 2.0}, {1: 1.0, 2: 1.5, 3: 1.0, 4: math.nan})
+    assert (found.n, found.by_seed) == (1, {2: -0.5})
+    assert paired_difference({1: math.nan}, {1: 1.0}) is None

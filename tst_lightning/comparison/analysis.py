@@ -6,7 +6,8 @@ Pure functions of numbers. Losses are in nats per token, and a negative differen
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +39,14 @@ class PairedDifference:
     p_value: float | None
     """Two-sided paired t test; None below two pairs or where all differences are equal."""
     by_seed: dict[int, float]
+    p_holm: float | None = None
+    """``p_value`` corrected for the comparisons made with it (``holm``); None where it was made alone."""
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the difference is told from zero at the level of 5 %, corrected where it is one of several."""
+        if self.p_holm is not None:
+            return self.p_holm < 1 - CONFIDENCE
         return self.low is not None and (self.low > 0 or self.high < 0)
 
 
@@ -70,7 +75,7 @@ def summarize(values: Sequence[float]) -> Summary | None:
 
 
 def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -> PairedDifference | None:
-    """Compare two arms on the seeds that both have.
+    """Compare two arms on the seeds for which both have a finite value.
 
     Pairing takes out what the seeds share: the same initial weights and the same order of the data.
 
@@ -83,7 +88,8 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
     """
     from scipy import stats
 
-    by_seed = {seed: arm[seed] - baseline[seed] for seed in arm if seed in baseline}
+    differences = {seed: arm[seed] - baseline[seed] for seed in arm if seed in baseline}
+    by_seed = {seed: difference for seed, difference in differences.items() if math.isfinite(difference)}
     summary = summarize(list(by_seed.values()))
     if summary is None:
         return None
@@ -91,6 +97,32 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
     if summary.sd:
         p_value = float(stats.ttest_1samp(list(by_seed.values()), 0.0).pvalue)
     return PairedDifference(summary.n, summary.mean, summary.sd, summary.low, summary.high, p_value, by_seed)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: the chance of one or more false findings stays below the level that these are held to.
+
+    The smallest of m p values is multiplied by m, the next by m - 1, and so on; none falls below one before it.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def correct(tests: Sequence[Any]) -> list[Any]:
+    """The tests of one family with ``holm``'s correction as their ``p_holm``.
+
+    Args:
+        tests: Dataclasses with ``p_value`` and ``p_holm``. None, and tests without a p value, stay as they are.
+    """
+    places = [place for place, test in enumerate(tests) if test is not None and test.p_value is not None]
+    corrected = list(tests)
+    for place, p_holm in zip(places, holm([tests[place].p_value for place in places]), strict=True):
+        corrected[place] = replace(tests[place], p_holm=p_holm)
+    return corrected
 
 
 def mean_curve(
