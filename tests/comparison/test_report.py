@@ -1,32 +1,22 @@
 import json
 import math
 import re
+import shutil
+import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic_runs import make_experiment, write_run, write_typical_runs
+from synthetic_runs import make_experiment, make_lengths_experiment, write_final, write_run, write_typical_runs
+from test_document import Page
 
-from tst_lightning.comparison.collect import collect
 from tst_lightning.comparison.command import report
-from tst_lightning.comparison.document import Code, Paragraph, Table, to_html, to_markdown
-from tst_lightning.comparison.experiment import Experiment, run_folder
+from tst_lightning.comparison.experiment import run_folder
 from tst_lightning.comparison.report import write_report
-from tst_lightning.comparison.sentences import cautions, crossing_sentence, verdict
-from tst_lightning.comparison.summary import summarize_arms
 from tst_lightning.errors import UserError
 
-
-def write_ends(experiment: Experiment, **finals: tuple[float, ...]) -> None:
-    """Short finished runs of each arm with these final losses, seed by seed."""
-    for arm, losses in finals.items():
-        for seed, loss in zip(experiment.seeds, losses, strict=False):
-            write_run(run_folder(experiment.output_dir, arm, seed), {50: loss + 1, 100: loss}, 100)
-
-
-def verdict_of(experiment: Experiment) -> str:
-    return verdict(summarize_arms(experiment, collect(experiment)), experiment.baseline)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PHONE_PIXELS = 390
 
 
 @pytest.fixture(scope="module")
@@ -40,84 +30,25 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_verdicts(tmp_path: Path) -> None:
-    one = make_experiment(tmp_path / "one", (1,))
-    write_ends(one, baseline=(1.5,), tst=(1.53,))
-    assert verdict_of(one) == (
-        "One seed: no statement about significance is possible; tst ended 0.030 nats per token behind "
-        "baseline (validation loss 1.5300 against 1.5000)."
-    )
-    ahead = make_experiment(tmp_path / "ahead", (1, 2, 3))
-    write_ends(ahead, baseline=(1.5, 1.6, 1.7), tst=(1.41, 1.5, 1.61))
-    assert verdict_of(ahead).startswith("tst ended ahead of baseline by 0.093 nats per token")
-    assert "n = 3 seeds, paired" in verdict_of(ahead)
-    behind = make_experiment(tmp_path / "behind", (1, 2))
-    write_ends(behind, baseline=(1.5, 1.6), tst=(1.6, 1.701))
-    assert verdict_of(behind).startswith("tst ended behind baseline by")
-    unclear = make_experiment(tmp_path / "unclear", (1, 2))
-    write_ends(unclear, baseline=(1.5, 1.6), tst=(1.4, 1.62))
-    assert "is not shown: on average tst ended 0.040 nats per token ahead of baseline" in verdict_of(unclear)
-
-
-def test_no_verdict_without_pairs_or_with_a_diverged_run(tmp_path: Path) -> None:
-    unpaired = make_experiment(tmp_path / "unpaired", (1, 2))
-    write_ends(unpaired, baseline=(1.5,))
-    write_run(run_folder(unpaired.output_dir, "tst", 2), {100: 1.2}, 100)
-    assert verdict_of(unpaired).startswith("No verdict on tst")
-    diverged = make_experiment(tmp_path / "diverged", (1, 2))
-    write_ends(diverged, baseline=(1.5, 1.6), tst=(math.nan, 1.5))
-    assert "has diverged" in verdict_of(diverged)
-    write_report(diverged.output_dir)
-    assert json.loads((diverged.output_dir / "report.json").read_text())["arms"]["tst"]["final"]["mean"] is None
-
-
-def test_losses_on_other_text_are_not_compared(tmp_path: Path) -> None:
-    experiment = make_experiment(tmp_path, (1, 2), ("baseline", "mixed", "same"))
-    weights = {"baseline": (0.7, 0.3), "mixed": (0.5, 0.5), "same": (70, 30)}
-    for arm, (first, second) in weights.items():
+@pytest.fixture(scope="module")
+def reported_lengths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of three methods at three lengths in two variants, one method behind, with branches."""
+    folder = tmp_path_factory.mktemp("lengths")
+    methods = ("baseline", "tst_s4_r0.3", "tst_s8_r0.3")
+    experiment = make_lengths_experiment(folder, (100, 200, 400), methods, branch=("baseline",), variants=("a", "b"))
+    for name, arm in experiment.arms.items():
         for seed in experiment.seeds:
-            data = {"data_dir": {"data/a": first, "data/b": second}, "sequence_length": 512, "validation_windows": 64}
-            folder = run_folder(tmp_path, arm, seed)
-            losses = {50: 2.0, 100: 1.5 - 0.1 * seed * len(arm)}
-            write_run(folder, losses, 100, accuracy=0.3 + 0.01 * seed, data=data)
-    shown = write_report(tmp_path)
-    reason = "mixed validates on other text than baseline (data_dir: {data/a: 0.5, data/b: 0.5} against "
-    reason += "{data/a: 0.7, data/b: 0.3}): its loss is not compared."
-    assert shown.startswith(f"{reason} A difference between same and baseline is not shown")
-    arms = summarize_arms(experiment, collect(experiment))
-    assert crossing_sentence(arms["mixed"], "baseline") == reason
-    values = json.loads((tmp_path / "report.json").read_text())["arms"]
-    assert [values["mixed"][key] for key in ("difference", "crosses_at_step", "crosses_at_flops")] == [None] * 3
-    assert values["mixed"]["final"]["mean"] == pytest.approx(0.75)
-    assert values["mixed"]["scores"][0]["difference"]["n"] == values["same"]["difference"]["n"] == 2
-    assert values["baseline"]["other_validation"] == values["same"]["other_validation"] == ""
-    row = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| mixed |"))
-    assert row.split(" | ")[1:9] == ["2", "0.7500", "0.3536", "1.0000", "0.5000", "-", "-", "-"]
+            loss = 2 - 0.2 * math.log2(arm.steps / 100) + 0.01 * seed
+            gain = methods.index(arm.method) * (0.04 * math.log2(arm.steps / 100) - 0.03 + 0.001 * seed)
+            write_final(experiment, name, seed, loss - gain)
+    report(str(folder))
+    return folder
 
 
-def test_cautions_name_what_a_reader_must_know(tmp_path: Path) -> None:
-    experiment = make_experiment(tmp_path, (1, 2, 3))
-    write_ends(experiment, baseline=(1.5, 1.6))
-    write_run(run_folder(tmp_path, "tst", 1), {100: 1.5, 180: 1.2}, 200)
-    write_run(run_folder(tmp_path, "tst", 2), {100: 1.5}, 200, finished=False)
-    notes = " ".join(cautions(experiment, summarize_arms(experiment, collect(experiment))))
-    assert "not started and are left out of all tables: baseline seed 3, tst seed 3" in notes
-    assert "not finished and are left out of all tables: tst seed 2" in notes
-    assert "tst spent 1.8 times the FLOPs of baseline" in notes
-    assert "last validation of tst seed 1 was at step 180 of 200" in notes
-
-
-def test_crossing_sentences(reported: Path, tmp_path: Path) -> None:
-    experiment = Experiment.load(reported)
-    arms = summarize_arms(experiment, collect(experiment))
-    assert re.fullmatch(
-        r"tst passes below baseline for good at step \d,\d{3}, \d\.\d+e\+13 FLOPs\.",
-        crossing_sentence(arms["tst"], "baseline"),
-    )
-    behind = make_experiment(tmp_path, (1,))
-    write_ends(behind, baseline=(1.5,), tst=(1.53,))
-    arms = summarize_arms(behind, collect(behind))
-    assert crossing_sentence(arms["tst"], "baseline") == "tst never passes below baseline for good."
+def table_row(text: str, *cells: str) -> list[str]:
+    """The cells of the first row of a Markdown table that begins with these."""
+    start = "| " + " | ".join(cells) + " |"
+    return next(line for line in text.splitlines() if line.startswith(start)).strip("| ").split(" | ")
 
 
 def test_json_holds_everything(reported: Path) -> None:
@@ -133,63 +64,100 @@ def test_json_holds_everything(reported: Path) -> None:
         for arm in ("baseline", "tst")
     }
     mean = sum(tst - base for tst, base in zip(finals["tst"], finals["baseline"], strict=True)) / 3
-    assert values["arms"]["tst"]["difference"]["mean"] == pytest.approx(mean)
+    assert values["pairs"][0]["difference"]["mean"] == pytest.approx(mean)
     assert values["arms"]["tst"]["switch_step"] == 1200
     assert values["arms"]["tst"]["costs"]["data_tokens"] == 4000 * 4096 + 1200 * 4096 * 3
     assert values["arms"]["baseline"]["scores"][0]["items"] == 400
 
 
-def test_markdown_and_figures(reported: Path) -> None:
+def test_markdown_says_the_numbers(reported: Path) -> None:
     text = (reported / "report.md").read_text()
+    values = json.loads((reported / "report.json").read_text())
     links = re.findall(r"!\[\w+\]\((figures/\w+\.png)\)", text)
-    assert len(links) == 5
+    assert links == [f"figures/{name}.png" for name in
+                     ("differences", "loss_flops", "loss_time", "downstream", "data_tokens")]  # fmt: skip
     for link in links:
         assert (reported / link).read_bytes().startswith(b"\x89PNG")
+    difference = values["pairs"][0]["difference"]
+    row = table_row(text, "tst", "baseline", "equal FLOPs")
+    assert row[3:6] == ["3", f"{difference['mean']:+.4f}", f"{difference['low']:+.4f} to {difference['high']:+.4f}"]
+    final = values["arms"]["tst"]["final"]
+    seeds = [f"{values['arms']['tst']['final_by_seed'][str(seed)]:.4f}" for seed in (1, 2, 3)]
+    assert table_row(text, "tst", "3", f"{final['mean']:.4f}", f"{final['sd']:.4f}")[5:8] == seeds
     assert "25%" in text
     assert "not finished models" in text
-    assert "high by design" in text
+    assert "All 6 runs have finished." in text
     assert "<script>" not in text.replace("\\<script\\>", "")
-    rows = [line for line in text.splitlines() if line.startswith("| tst |")]
-    assert [row.count("|") for row in rows] == [12, 8]
 
 
-class Page(HTMLParser):
-    """Collects tags, checks that they nest, and keeps every link to something else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_html_is_whole_self_contained_and_escaped(reported: Path) -> None:
-    page = Page()
-    page.feed((reported / "report.html").read_text())
-    assert page.open == []
-    assert "script" not in page.tags
+def test_html_is_whole_self_contained_and_escaped(reported: Path, reported_lengths: Path) -> None:
+    page = Page((reported / "report.html").read_text())
+    page.require_self_contained()
     assert "Loss & <script>alert(1)</script>" in page.text
     assert len(page.sources) == page.tags.count("img") == 5
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    page = Page((reported_lengths / "report.html").read_text())
+    page.require_self_contained()
+    assert page.tags.count("details") >= 2
+
+
+def test_an_arm_has_the_same_colour_in_every_table(reported_lengths: Path) -> None:
+    text = (reported_lengths / "report.html").read_text()
+    marks = re.findall(r'border-color:(#\w+)"></span>([^<]+)<', text)
+    colours = {}
+    for colour, name in marks:
+        method = re.search(r"baseline|tst_s4_r0.3|tst_s8_r0.3", name).group()
+        colours.setdefault(method, set()).add(colour)
+    assert len(marks) > 40
+    assert colours == {"baseline": {"#222222"}, "tst_s4_r0.3": {"#0072B2"}, "tst_s8_r0.3": {"#D55E00"}}
+
+
+def test_lengths_have_frontiers_speed_ups_and_a_crossing(reported_lengths: Path) -> None:
+    text = (reported_lengths / "report.md").read_text()
+    links = re.findall(r"!\[\w+\]\(figures/(\w+)\.png\)", text)
+    assert links == ["differences", "loss_flops", "loss_time", "run_length", "frontier", "data_tokens"]
+    assert "branches of one trunk" in text
+    assert "one run per length" in text
+    assert "overtakes baseline at a run length of" in text
+    values = json.loads((reported_lengths / "report.json").read_text())
+    found = next(found for found in values["speed_ups"] if found["ratio"] is not None)
+    assert f"{found['ratio']:.2f} times" in text
+    assert "<details><summary>The commands of 54 runs</summary>" in text
+
+
+def test_runs_that_are_not_there_and_runs_that_have_diverged(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1, 2, 3), ("baseline", "a", "b"))
+    for seed, loss in ((1, 1.5), (2, 1.6), (3, 1.7)):
+        write_run(run_folder(tmp_path, "baseline", seed), {50: 2.0, 100: loss}, 100)
+    write_run(run_folder(tmp_path, "a", 1), {50: 2.0, 100: 1.4}, 100)
+    write_run(run_folder(tmp_path, "a", 2), {50: 2.0, 100: math.nan}, 100)
+    write_run(run_folder(tmp_path, "a", 3), {50: 2.0}, 100, finished=False)
+    write_report(experiment.output_dir)
+    text = (tmp_path / "report.md").read_text()
+    assert "Of 9 runs: 4 finished, 1 diverged, 1 not finished, 3 not started." in text
+    section = text[text.index("## Runs") :]
+    assert table_row(section, "a") == ["a", "1", "2", "3 (step 50 of 100)", "-"]
+    assert table_row(section, "b") == ["b", "-", "-", "-", "1, 2, 3"]
+    assert table_row(text, "a", "1")[5:8] == ["1.4000", "diverged", "-"]
+    assert json.loads((tmp_path / "report.json").read_text())["arms"]["a"]["final"]["mean"] == pytest.approx(1.4)
+
+
+def test_losses_on_other_text_are_not_compared(tmp_path: Path) -> None:
+    make_experiment(tmp_path, (1, 2), ("baseline", "mixed"))
+    for arm, weights in {"baseline": (0.7, 0.3), "mixed": (0.5, 0.5)}.items():
+        for seed in (1, 2):
+            data = {"data_dir": dict(zip(("data/a", "data/b"), weights, strict=True)), "validation_windows": 64}
+            write_run(run_folder(tmp_path, arm, seed), {50: 2.0, 100: 1.5 - 0.1 * seed}, 100, data=data)
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert table_row(text, "mixed", "baseline")[4:] == ["not compared", "-", "-", "-"]
+    assert "![differences]" not in text
 
 
 def test_report_of_nothing_and_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = make_experiment(tmp_path)
     report(str(tmp_path))
     assert "No verdict on tst" in capsys.readouterr().out
+    assert "![" not in (tmp_path / "report.md").read_text()
     write_run(run_folder(tmp_path, "baseline", 1), {50: 2.0}, 100, finished=False)
     write_report(experiment.output_dir)
     assert "not finished" in (tmp_path / "report.md").read_text()
@@ -202,6 +170,18 @@ def test_report_of_no_comparison(tmp_path: Path) -> None:
         report(str(tmp_path))
 
 
+def test_published_curves_are_read_before_anything_is_written(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    with pytest.raises(UserError, match="holds no loss_grid"):
+        report(str(tmp_path), paper_curves=str(tmp_path))
+    assert not (tmp_path / "report.md").exists()
+    with pytest.raises(UserError, match="leave it out beside --against"):
+        report(str(tmp_path), against=str(tmp_path), paper_curves=str(tmp_path))
+    (tmp_path / "loss_grid_a.csv").write_text("step_ratio,bag_size,final_loss\n0,1,3.0\n0.3,4,2.9\n")
+    report(str(tmp_path), paper_curves=str(tmp_path))
+    assert f"--paper_curves {tmp_path}" in (tmp_path / "report.md").read_text()
+
+
 def test_terminal_table_is_aligned(reported: Path) -> None:
     shown = write_report(reported)
     table = [line for line in shown.splitlines() if line.startswith(("arm", "---", "baseline", "tst  "))]
@@ -212,10 +192,24 @@ def test_terminal_table_is_aligned(reported: Path) -> None:
     assert str(reported / "report.html") in shown
 
 
-def test_markdown_cells_and_code_cannot_break_out() -> None:
-    text = to_markdown([Table(["a|b"], [["x\ny | z"]]), Code("```\n# x"), Paragraph("<b>*bold*")], Path())
-    assert text.splitlines()[0] == r"| a\|b |"
-    assert text.splitlines()[2] == r"| x y \| z |"
-    assert "````\n```\n# x\n````" in text
-    assert r"\<b\>\*bold\*" in text
-    assert "&lt;b&gt;" in to_html([Paragraph("<b>")], "t")
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look with")
+def test_a_browser_shows_the_page_on_a_phone_without_errors(reported_lengths: Path, tmp_path: Path) -> None:
+    """A frame as wide as a phone: its page is no wider, and the console stays empty."""
+    page = (reported_lengths / "report.html").resolve().as_uri()
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe width="{PHONE_PIXELS}" height="800" style="border:0" src="{page}" '
+        'onload="const root = this.contentDocument.documentElement; document.body.title = '
+        '[root.scrollWidth, root.clientWidth, this.contentDocument.images.length].join()"></iframe>'
+    )
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+         "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000",
+         "--dump-dom", frame.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    width, shown, images = map(int, re.search(r'title="(\d+),(\d+),(\d+)"', done.stdout).groups())
+    assert width <= shown <= PHONE_PIXELS
+    assert images >= 6
+    assert "CONSOLE" not in done.stderr

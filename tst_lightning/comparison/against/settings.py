@@ -1,0 +1,87 @@
+"""The resolved configuration of a run as flat settings, to tell two runs apart or to find them the same."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from tst_lightning.comparison.experiment import FOLDER_KEY, SEED_KEYS
+
+_TRAIN_ALIKE = (
+    "callbacks.BranchPoints",
+    "callbacks.DownstreamEvaluation",
+    "callbacks.StepCheckpoint",
+    "callbacks.Throughput",
+    "lightning.pytorch.callbacks.TQDMProgressBar",
+)
+"""Callbacks that only look on: the same weights come out with and without them."""
+_ABSENT = "nothing"
+
+# PyYAML's C parser is ten times as fast, where it was built.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def settings(config: str, output_dir: str = "") -> dict[str, Any]:
+    """Dotted key -> value, without what only watches a training.
+
+    Paths below the run's folder, and below ``output_dir``, are written relative to them: a run moved to
+    another folder keeps its settings.
+
+    Args:
+        config: ``config.yaml`` of a run; one that does not parse has no settings.
+        output_dir: folder of the comparison that the run is a part of, as the configuration writes it.
+    """
+    try:
+        values = yaml.load(config, Loader=_LOADER)
+    except yaml.YAMLError:  # cut off by a kill while it was written
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    flat: dict[str, Any] = {}
+    _flatten(values, "", flat)
+    run_dir = flat.pop(FOLDER_KEY, None)
+    for key, value in flat.items():
+        for name, folder in {"RUN": run_dir, "OUTPUT_DIR": output_dir}.items():
+            if isinstance(value, str) and folder:
+                value = _below(value, str(folder).rstrip("/"), name)
+        flat[key] = value
+    return flat
+
+
+def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any], besides: Iterable[str] = ()) -> list[str]:
+    """``key: value against value`` for each setting that differs, seeds and keys of ``besides`` left out."""
+    skipped = {*SEED_KEYS, *besides}
+    return [
+        f"{key}: {_shown(one, key)} against {_shown(other, key)}"
+        for key in dict.fromkeys([*one, *other])
+        if key not in skipped and _shown(one, key) != _shown(other, key)
+    ]
+
+
+def _flatten(value: Any, key: str, flat: dict[str, Any]) -> None:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            _flatten(item, f"{key}.{name}" if key else str(name), flat)
+    elif isinstance(value, list) and value and all(_is_class(item) for item in value):
+        # By name and not by place: a callback more must not make all that follow differ.
+        for item in value:
+            if item["class_path"] not in _TRAIN_ALIKE:
+                flat[f"{key}.{item['class_path']}"] = True
+                _flatten(item.get("init_args", {}), f"{key}.{item['class_path'].rpartition('.')[2]}", flat)
+    elif key != "trainer.callbacks" or value:  # none at all is as good as none but those that only look on
+        flat[key] = value
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("class_path"), str)
+
+
+def _below(path: str, folder: str, name: str) -> str:
+    path = path.rstrip("/")
+    if path == folder:
+        return name
+    return f"{name}{path[len(folder) :]}" if path.startswith(f"{folder}/") else path
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else _ABSENT
