@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tst_lightning.comparison.command import compare, plannable_arguments, specified_experiment
-from tst_lightning.comparison.comparability import require_comparable
-from tst_lightning.comparison.planned import planned_run, require_final_validation
-from tst_lightning.comparison.specification import Specification
+from tst_lightning.comparison.design.comparability import require_comparable
+from tst_lightning.comparison.design.planned import planned_run, require_final_validation
+from tst_lightning.comparison.design.specification import Specification
 from tst_lightning.lightning_cli import parse_fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -10,10 +10,10 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from tst_lightning.accounting import matrix_parameters
-from tst_lightning.comparison.arms import ArmSpec, Overlay
 from tst_lightning.comparison.command import specified_experiment
-from tst_lightning.comparison.planned import planned_run
-from tst_lightning.comparison.specification import Specification
+from tst_lightning.comparison.design.arms import ArmSpec, Overlay
+from tst_lightning.comparison.design.planned import planned_run
+from tst_lightning.comparison.design.specification import Specification
 from tst_lightning.schedule import WarmupStableDecay
 
 ROOT = Path(__file__).parents[1]

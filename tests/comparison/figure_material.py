@@ -3,12 +3,12 @@
 import random
 from pathlib import Path
 
-from tst_lightning.comparison.analysis import PairedDifference, paired_difference, summarize
-from tst_lightning.comparison.collect import Curve, RunResult
-from tst_lightning.comparison.figures.looks import method_looks
-from tst_lightning.comparison.figures.shared import Material
-from tst_lightning.comparison.pair_summary import PairSummary
-from tst_lightning.comparison.summary import COSTS, ArmSummary, ComparisonSummary
+from tst_lightning.comparison.analysis.collect import Curve, RunResult
+from tst_lightning.comparison.analysis.pair_summary import PairSummary
+from tst_lightning.comparison.analysis.statistics import PairedDifference, paired_difference, summarize
+from tst_lightning.comparison.analysis.summary import COSTS, ArmSummary, ComparisonSummary
+from tst_lightning.comparison.reporting.figures.looks import method_looks
+from tst_lightning.comparison.reporting.figures.shared import Material
 
 FLOPS_PER_STEP = 1e10
 

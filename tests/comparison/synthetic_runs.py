@@ -11,8 +11,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from tst_lightning.comparison.arms import Arm, Overlay, plain_arms
-from tst_lightning.comparison.experiment import Experiment, run_folder
+from tst_lightning.comparison.design.arms import Arm, Overlay, plain_arms
+from tst_lightning.comparison.design.experiment import Experiment, run_folder
 
 POSITIONS_PER_STEP = 4096
 FLOPS_PER_POSITION = 6_000_000

@@ -12,10 +12,10 @@ from jsonargparse import auto_cli
 from tst_lightning import lightning_cli
 from tst_lightning.cli import main
 from tst_lightning.comparison import command
-from tst_lightning.comparison.arms import ArmSpec, Overlay, plain_arms
 from tst_lightning.comparison.command import compare, run_experiment
-from tst_lightning.comparison.experiment import Experiment
-from tst_lightning.comparison.lock import exclusive
+from tst_lightning.comparison.design.arms import ArmSpec, Overlay, plain_arms
+from tst_lightning.comparison.design.experiment import Experiment
+from tst_lightning.comparison.running.lock import exclusive
 from tst_lightning.errors import UserError
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_program.py")))

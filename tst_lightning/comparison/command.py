@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tst_lightning.comparison.arms import ArmSpec, Overlay
-from tst_lightning.comparison.comparability import require_comparable
-from tst_lightning.comparison.expansion import Planner, expand
-from tst_lightning.comparison.experiment import PROGRAM, Experiment, Run, Vary, seed_problems
-from tst_lightning.comparison.planned import PlannedRun, require_final_validation
-from tst_lightning.comparison.scoring import EvaluationSpec
-from tst_lightning.comparison.selection import selected
-from tst_lightning.comparison.specification import Specification
+from tst_lightning.comparison.design.arms import ArmSpec, Overlay
+from tst_lightning.comparison.design.comparability import require_comparable
+from tst_lightning.comparison.design.expansion import Planner, expand
+from tst_lightning.comparison.design.experiment import PROGRAM, Experiment, Run, Vary, seed_problems
+from tst_lightning.comparison.design.planned import PlannedRun, require_final_validation
+from tst_lightning.comparison.design.scoring import EvaluationSpec
+from tst_lightning.comparison.design.selection import selected
+from tst_lightning.comparison.design.specification import Specification
 from tst_lightning.errors import UserError
 from tst_lightning.files import require_writable
 
@@ -89,7 +89,7 @@ def compare(
     Raises:
         UserError: something is wrong with the experiment (before any run), or runs have failed (after all).
     """
-    from tst_lightning.comparison.planned import planned_run
+    from tst_lightning.comparison.design.planned import planned_run
 
     specification = Specification(
         arms, baseline, base or Overlay(), variants or {}, tuple(lengths or ()), tuple(branch or ())
@@ -162,7 +162,7 @@ def report(output_dir: str, against: str | None = None, paper_curves: str | None
 
         print(write_against(Path(output_dir), Path(against)))
         return
-    from tst_lightning.comparison.report import write_report
+    from tst_lightning.comparison.reporting.report import write_report
 
     print(write_report(Path(output_dir), paper_curves))
 
@@ -178,13 +178,13 @@ def run_experiment(
     budget_hours: float | None = None,
 ) -> None:
     """Run what is not finished, then report; ``program`` stands for `tst-lightning` itself."""
-    from tst_lightning.comparison.budget import Budget
-    from tst_lightning.comparison.folder import check_identity
-    from tst_lightning.comparison.halving import Halving
-    from tst_lightning.comparison.lock import exclusive
-    from tst_lightning.comparison.processes import FIT_PROGRAM
-    from tst_lightning.comparison.report import write_report
-    from tst_lightning.comparison.runner import Interrupted, Runner, failure_message, left_message
+    from tst_lightning.comparison.design.halving import Halving
+    from tst_lightning.comparison.reporting.report import write_report
+    from tst_lightning.comparison.running.budget import Budget
+    from tst_lightning.comparison.running.folder import check_identity
+    from tst_lightning.comparison.running.lock import exclusive
+    from tst_lightning.comparison.running.processes import FIT_PROGRAM
+    from tst_lightning.comparison.running.runner import Interrupted, Runner, failure_message, left_message
 
     program = FIT_PROGRAM if program is None else program
     budget = Budget(budget_hours)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from tst_lightning.comparison.against.reported import Reported, ReportedArm
 from tst_lightning.comparison.against.settings import differing_settings, settings
 from tst_lightning.comparison.against.welch import WelchDifference, welch_difference
-from tst_lightning.comparison.analysis import PairedDifference, Summary, paired_difference, summarize
-from tst_lightning.comparison.comparability import differing_keys
-from tst_lightning.comparison.pair_summary import correct
+from tst_lightning.comparison.analysis.pair_summary import correct
+from tst_lightning.comparison.analysis.statistics import PairedDifference, Summary, paired_difference, summarize
+from tst_lightning.comparison.design.comparability import differing_keys
 from tst_lightning.errors import UserError
 
 _EVALUATION = "DownstreamEvaluation"

@@ -16,10 +16,10 @@ from tst_lightning.comparison.against.sentences import (
     verdict,
 )
 from tst_lightning.comparison.against.welch import WelchDifference
-from tst_lightning.comparison.analysis import PairedDifference, Summary
-from tst_lightning.comparison.display import duration
-from tst_lightning.comparison.document import Block, Code, Figure, Heading, Notes, Paragraph, Table, Verdict
-from tst_lightning.comparison.experiment import PROGRAM
+from tst_lightning.comparison.analysis.statistics import PairedDifference, Summary
+from tst_lightning.comparison.design.experiment import PROGRAM
+from tst_lightning.comparison.reporting.document import Block, Code, Figure, Heading, Notes, Paragraph, Table, Verdict
+from tst_lightning.comparison.running.display import duration
 
 NONE = "-"
 _COSTS = {

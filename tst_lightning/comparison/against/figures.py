@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tst_lightning.comparison.against.compare import Against
 from tst_lightning.comparison.against.sentences import labels
-from tst_lightning.comparison.analysis import PairedDifference, Summary
+from tst_lightning.comparison.analysis.statistics import PairedDifference, Summary
 from tst_lightning.drawing import COLOURS, STYLE, empty_figure, png
 from tst_lightning.files import write_atomically
 

@@ -10,9 +10,9 @@ from tst_lightning.comparison.against.content import effect_rows, loss_rows, pag
 from tst_lightning.comparison.against.figures import draw_figures
 from tst_lightning.comparison.against.reported import Reported, ReportedArm, read_reported
 from tst_lightning.comparison.against.sentences import cautions, labels, machines, verdict
-from tst_lightning.comparison.document import to_html, to_markdown
-from tst_lightning.comparison.folder import now_utc
-from tst_lightning.comparison.plain import aligned, finite
+from tst_lightning.comparison.reporting.document import to_html, to_markdown
+from tst_lightning.comparison.reporting.plain import aligned, finite
+from tst_lightning.comparison.running.folder import now_utc
 from tst_lightning.errors import UserError
 from tst_lightning.files import write_atomically
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_lightning.comparison.experiment import EXPERIMENT_FILE, PROGRAM
+from tst_lightning.comparison.design.experiment import EXPERIMENT_FILE, PROGRAM
 from tst_lightning.errors import UserError
 from tst_lightning.files import read_json
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tst_lightning.comparison.experiment import FOLDER_KEY, SEED_KEYS
+from tst_lightning.comparison.design.experiment import FOLDER_KEY, SEED_KEYS
 
 _TRAIN_ALIKE = (
     "callbacks.BranchPoints",

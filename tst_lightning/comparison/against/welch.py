@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tst_lightning.comparison.analysis import CONFIDENCE
+from tst_lightning.comparison.analysis.statistics import CONFIDENCE
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+import copy
+
+import pytest
+
+from callbacks import SuperpositionCallback
+from tst_lightning.comparison.design.planned import PlannedRun, plan_of, require_final_validation
+from tst_lightning.errors import UserError
+from tst_lightning.schedule import Schedule, WarmupStableDecay
+
+CONFIG = {
+    "trainer": {"max_steps": 3000, "accumulate_grad_batches": 2, "callbacks": None, "val_check_interval": 100},
+    "data": {"batch_size": 8, "sequence_length": 256},
+    "model": {"learning_rate_schedule": {"warmup_steps": 100, "decay_ratio": 0.1, "final_ratio": 0.0}},
+}
+OPTIONS = {"bag_size": 4, "step_ratio": 0.3, "recovery_step": None, "superpose_inputs": True}
+
+
+def config(superposition: dict | None = None, **trainer: object) -> dict:
+    values = copy.deepcopy(CONFIG)
+    values["trainer"] |= trainer
+    if superposition is not None:
+        callback = {"class_path": "callbacks.SuperpositionCallback", "init_args": OPTIONS | superposition}
+        values["trainer"]["callbacks"] = [{"class_path": "callbacks.Throughput", "init_args": {}}, callback]
+    return values
+
+
+def test_the_baseline_reads_one_token_a_position() -> None:
+    plan = plan_of(config())
+    assert (plan.max_steps, plan.positions_per_step, plan.schedule) == (3000, 2 * 8 * 256, Schedule())
+    assert plan.data_tokens == 3000 * 4096
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"step_ratio": 0.5, "bag_size": 8},
+        {"step_ratio": None, "recovery_step": 700},
+        {"superpose_inputs": False},
+        {"step_ratio": 0.0},
+        {"bag_size": 1},
+    ],
+)
+def test_the_schedule_is_the_one_that_the_callback_sets(options: dict) -> None:
+    class Data:
+        def set_schedule(self, schedule: Schedule) -> None:
+            self.schedule = schedule
+
+    class Module:
+        def loss(self) -> None: ...
+
+        def get_input_embeddings(self) -> None: ...
+
+    class Trainer:
+        max_steps, datamodule = 3000, Data()
+
+    SuperpositionCallback(**OPTIONS | options).setup(Trainer(), Module(), "fit")
+    assert plan_of(config(options)).schedule == Trainer.datamodule.schedule
+
+
+def test_equal_data_by_hand() -> None:
+    plan = plan_of(config({}))
+    # N * (r*s + 1 - r) = 3000 * (1.2 + 0.7); twice as many steps of half the positions
+    assert plan.data_tokens == 4096 * 5700
+    assert plan.steps_for_the_same_data(4096) == 5700
+    assert plan.steps_for_the_same_data(2048) == 11400
+    # 900 steps of 4 and 2100 of 1 are 5700; 7 % more positions a step: 5327.1 steps
+    assert plan.steps_for_the_same_data(4383) == 5327
+
+
+def test_a_run_without_a_length() -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_steps is -1"):
+        plan_of(config(max_steps=-1))
+
+
+def test_groups_that_do_not_hold_the_bags_are_refused_now_and_not_after_hours() -> None:
+    values = config({"bag_size": 8})
+    values["data"] |= {"rows_per_group": 4, "packing": "concat"}
+    with pytest.raises(
+        UserError, match=r"rows_per_group is 4, and bags of 8 tokens do not divide it: .* multiple of 8"
+    ):
+        plan_of(values)
+    for fine in ({"rows_per_group": 24}, {"rows_per_group": None}, {"packing": "best_fit"}):
+        plan_of(values | {"data": values["data"] | fine})
+
+
+def planned(steps: int, schedule: Schedule | None = None, ratio: float | None = None, **rate: float) -> PlannedRun:
+    rate = {"warmup_steps": 3, "decay_ratio": 0.1} | rate
+    return PlannedRun({}, steps, 1, schedule or Schedule(), ratio, WarmupStableDecay(**rate))
+
+
+@pytest.mark.parametrize("decay_ratio", [0.05, 0.1, 0.25, 1 / 3])
+@pytest.mark.parametrize("steps", [20, 45, 55, 75, 99])
+def test_up_to_the_branch_step_both_runs_have_the_same_learning_rate(decay_ratio: float, steps: int) -> None:
+    trunk = planned(100, decay_ratio=decay_ratio)
+    rate, branch_step = trunk.learning_rate, trunk.branch_step(steps)
+    # The checkpoint holds the rate of the next step, set when the last one ended.
+    assert [rate.factor(step, steps) for step in range(branch_step + 1)] == [
+        rate.factor(step, 100) for step in range(branch_step + 1)
+    ]
+    assert rate.factor(branch_step + 1, steps) < 1
+
+
+def test_branch_steps_of_the_usual_decay() -> None:
+    assert [planned(6000).branch_step(steps) for steps in (750, 1500, 3000)] == [675, 1350, 2700]
+    superposed = Schedule.superposition(4, 600)
+    assert planned(6000, superposed).branch_step(750) == 675
+    assert planned(6000, Schedule(), ratio=0.0).branch_step(750) == 675
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (planned(6000, Schedule.superposition(4, 600), ratio=0.1), "step_ratio=0.1 .* give a recovery_step instead"),
+        (planned(6000, Schedule.superposition(4, 676)), "decay at step 675, before its recovery begins at step 676"),
+        (planned(6000, warmup_steps=676), "decay at step 675, before its warm-up ends at step 676"),
+        (planned(6000, decay_ratio=0.0), "no decay to branch off for"),
+        (planned(6000, decay_ratio=1.0, warmup_steps=0), "decay at step 0, before it trains"),
+        (PlannedRun({}, 6000, 1, Schedule()), "not a WarmupStableDecay"),
+    ],
+)
+def test_runs_that_no_shorter_one_branches_off(plan: PlannedRun, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan.branch_step(750)
+
+
+def test_a_learning_rate_of_another_class_is_not_known() -> None:
+    values = config()
+    values["model"]["learning_rate_schedule"] = {"class_path": "my.Cosine", "init_args": {}}
+    assert plan_of(values).learning_rate is None
+
+
+@pytest.mark.parametrize("interval", [6000, 500, 1.0, 0.25, None, "00:01:00:00"])
+def test_runs_that_end_with_a_validation(interval: object) -> None:
+    require_final_validation({"a": plan_of(config(val_check_interval=interval))})
+
+
+@pytest.mark.parametrize(("interval", "last", "instead"), [(375 * 2, 11250, 600), (0.3, 10260, 2850)])
+def test_runs_that_would_be_judged_by_another_step(interval: object, last: int, instead: int) -> None:
+    plan = plan_of(config(max_steps=5700, val_check_interval=interval))
+    message = f"^arm 'b' has 11400 batches .* last after {last}: .* for example {instead}$"
+    with pytest.raises(UserError, match=message):
+        require_final_validation({"a": plan_of(config()), "b": plan})
+    require_final_validation({"b": plan_of(config(max_steps=5700, val_check_interval=instead))})

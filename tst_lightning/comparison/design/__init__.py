@@ -1,0 +1,1 @@
+"""What is compared: from an experiment file to arms, seeds and the commands of their runs."""

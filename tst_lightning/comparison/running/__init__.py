@@ -1,0 +1,1 @@
+"""Carrying runs out: a queue of child processes, restartable, with a forecast and a budget."""
