@@ -22,7 +22,9 @@ RUN_ELSEWHERE = {
     "make test": "this",
     "source .venv/bin/activate": "nothing to see",
     "tst-lightning compare --config configs/experiments/demo.yaml": "the demo; parsed in test_configs.py",
+    "tst-lightning compare --config configs/experiments/books_small.yaml --only 'tst_s4_*' --budget_hours 3": "too",
     "tst-lightning report results/demo": "tests/comparison",
+    "tst-lightning report results/demo --against results/other": "tests/comparison",
     "tst-lightning prepare --config configs/prepare/object_storage.yaml": "tests/data/preparing",
 }
 

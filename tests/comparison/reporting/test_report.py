@@ -213,3 +213,15 @@ def test_a_browser_shows_the_page_on_a_phone_without_errors(reported_lengths: Pa
     assert width <= shown <= PHONE_PIXELS
     assert images >= 6
     assert "CONSOLE" not in done.stderr
+
+
+def test_a_report_whose_runs_are_gone_is_not_overwritten(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1,))
+    for arm in experiment.arms:
+        write_run(run_folder(tmp_path, arm, 1), {50: 2.0, 100: 1.5}, 100)
+    write_report(tmp_path)
+    written = (tmp_path / "report.json").read_bytes()
+    shutil.rmtree(tmp_path / "runs")
+    with pytest.raises(UserError, match="no runs any more"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == written

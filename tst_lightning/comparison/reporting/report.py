@@ -31,11 +31,17 @@ def write_report(output_dir: Path, paper_curves: str | None = None) -> str:
         What to show in the terminal: the verdict, a table, and where the files are.
 
     Raises:
-        UserError: the folder holds no comparison, or cannot be written; ``paper_curves`` holds none.
+        UserError: the folder holds no comparison, or a report whose runs are gone, or cannot be written;
+            ``paper_curves`` holds none.
     """
     experiment = Experiment.load(output_dir)
     paper = read_paper_curves(paper_curves) if paper_curves else []
     results = collect(experiment)
+    if (output_dir / "report.json").is_file() and not (output_dir / "runs").is_dir():
+        raise UserError(
+            f"'{output_dir}' holds a report but no runs any more ('{output_dir / 'runs'}' is missing), and would be "
+            "overwritten by an empty one: bring the runs back, or give its `tst-lightning compare` again"
+        )
     summary = summarize_comparison(experiment, results)
     folder = experiment.output_dir
     try:
