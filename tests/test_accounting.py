@@ -9,10 +9,10 @@ from pseudo_corpus import pseudo_text_tokens, write_prepared
 from runs import tiny_data, tiny_module, tiny_trainer
 
 from callbacks import SuperpositionCallback
-from tst_lightning.accounting import Counts, PhaseCost, phase_costs
+from tst_lightning.accounting import Counts
 from tst_lightning.bags import IGNORE
 from tst_lightning.module import CausalLMModule
-from tst_lightning.schedule import Schedule, Stage
+from tst_lightning.schedule import Schedule
 
 
 def test_counts_of_a_schedule_against_step_by_step():
@@ -25,21 +25,6 @@ def test_counts_of_a_schedule_against_step_by_step():
             "positions": 10 * steps,
             "flops": 70 * steps,
         }
-
-
-def test_the_costs_of_two_phases_written_out():
-    costs = phase_costs(Schedule.superposition(6, 3), positions_per_step=100, flops_per_position=7, steps=10)
-    assert costs == [PhaseCost(True, 6, 3, 300, 1800, 2100), PhaseCost(False, 1, 7, 700, 700, 4900)]
-    assert phase_costs(Schedule(), 100, 7, 10) == [PhaseCost(False, 1, 10, 1000, 1000, 7000)]
-
-
-@pytest.mark.parametrize("steps", [0, 2, 3, 4, 6])
-def test_phases_add_up_to_the_run(steps):
-    schedule = Schedule((Stage(0, 8, True), Stage(3, 4, True), Stage(5, 1, False)))
-    costs = phase_costs(schedule, 10, 7, steps)
-    total = {name: sum(getattr(cost, name) for cost in costs) for name in ("data_tokens", "positions", "flops")}
-    assert total == Counts.of_schedule(schedule, 10, steps).with_flops(7)
-    assert sum(cost.steps for cost in costs) == steps
 
 
 class Counting(CausalLMModule):

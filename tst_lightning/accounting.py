@@ -68,35 +68,6 @@ def flops_per_position(model: nn.Module, sequence_length: int) -> int:
 
 
 @dataclass(frozen=True)
-class PhaseCost:
-    """What one stage of a schedule costs and reads, over all devices."""
-
-    superposed: bool
-    bag_size: int
-    steps: int
-    positions: int
-    data_tokens: int
-    flops: int
-
-
-def phase_costs(schedule: Schedule, positions_per_step: int, flops_per_position: int, steps: int) -> list[PhaseCost]:
-    """Each stage's part of a run of ``steps`` optimizer steps; a stage that the run does not reach has zeros.
-
-    Args:
-        schedule: of the run; its stages are in order.
-        positions_per_step: over micro-batches and devices.
-        flops_per_position: forward and backward; see ``flops_per_position``.
-        steps: of the run, or so far.
-    """
-    costs = []
-    for stage, count in schedule.spans(steps):
-        positions = positions_per_step * count
-        tokens, flops = positions * stage.bag_size, positions * flops_per_position
-        costs.append(PhaseCost(stage.superposed, stage.bag_size, count, positions, tokens, flops))
-    return costs
-
-
-@dataclass(frozen=True)
 class Counts:
     """What a run has read by some optimizer step, over all devices."""
 

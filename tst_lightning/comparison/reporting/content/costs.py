@@ -8,6 +8,9 @@ from tst_lightning.comparison.reporting.content.cells import NONE, long_table, p
 from tst_lightning.comparison.reporting.document import Block, Figure, Heading, Marked, Paragraph, Table
 from tst_lightning.comparison.running.display import duration
 
+_FLOPS_PLACE = 3
+"""Columns before the one that tells the superposed part of the FLOPs."""
+
 _STATUSES = {
     "finished": "finished",
     "diverged": "diverged",
@@ -29,18 +32,23 @@ def cost_section(summary: ComparisonSummary, colours: Mapping[str, str], figures
         ("whole time", "wall_seconds", duration),
         ("positions per second", "positions_per_second", lambda value: f"{value:,.0f}"),
     ]
-    rows = [
-        [Marked(arm.arm, colours[arm.arm])]
-        + [NONE if arm.costs[key] is None else show(arm.costs[key]) for _, key, show in columns]
-        for arm in summary.arms.values()
-    ]
+    rows = []
+    for arm in summary.arms.values():
+        cells = [NONE if arm.costs[key] is None else show(arm.costs[key]) for _, key, show in columns]
+        superposed = arm.switch_at("flops") or 0.0
+        cells.insert(_FLOPS_PLACE, f"{superposed:.4g}")
+        rows.append([Marked(arm.arm, colours[arm.arm]), *cells])
+    titles = [title for title, _, _ in columns]
+    titles.insert(_FLOPS_PLACE, "of them superposed")
     return [
         Heading("What it cost"),
         Paragraph(
-            "Means over finished runs. Positions are what the model's layers compute, data tokens what is "
-            "read from the corpus. The whole time adds start-up, validation and evaluation, over all restarts."
+            "Means over finished runs. FLOPs are counted from the model's shape, the same per position in every "
+            "phase (tst_lightning/accounting.py); those before the switch are superposed. Positions are what the "
+            "model's layers compute, data tokens what is read from the corpus. The whole time adds start-up, "
+            "validation and evaluation, over all restarts."
         ),
-        long_table("The costs of all arms", Table(["Arm", *(title for title, _, _ in columns)], rows)),
+        long_table("The costs of all arms", Table(["Arm", *titles], rows)),
         *pictures(figures, "data_tokens"),
     ]
 
