@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 
@@ -27,12 +27,17 @@ class DownstreamEvaluation(pl.Callback):
             tasks, which need no network.
         every_n_steps: also evaluate whenever this many optimizer steps are done.
         limit: only the first items of each task.
-        batch_tokens: padded tokens per forward pass. Default: 4096 on a CPU, 32768 on a GPU.
+        batch_tokens: padded tokens per forward pass. Default: 2048 on a CPU, 32768 on a GPU.
         max_length: longest input in tokens. Default: the data module's ``sequence_length`` if it has one, at
             most the model's positions.
         at_end: evaluate when training ends.
         data_dir: the prepared data folder, or its URL, for the tokenizer and the bundled tasks. Default: the
             data module's ``data_dir``.
+        task_data_dir: folder of local copies of the data of lm-eval's own tasks, as
+            ``tst_lightning.evaluation.local_data`` describes; nothing is downloaded then. Default: the Hugging Face
+            cache, then the hub.
+        log_items: what the samples files keep of each item: "scores" (number, hash, metrics and log-likelihoods) or
+            "full" (the texts too).
 
     The module needs an attribute ``model``, a Hugging Face causal LM.
     """
@@ -46,6 +51,8 @@ class DownstreamEvaluation(pl.Callback):
         max_length: int | None = None,
         at_end: bool = True,
         data_dir: str | None = None,
+        task_data_dir: str | None = None,
+        log_items: Literal["scores", "full"] = "scores",
     ) -> None:
         super().__init__()
         if isinstance(tasks, str) or not isinstance(tasks, Sequence) or not tasks:
@@ -55,6 +62,8 @@ class DownstreamEvaluation(pl.Callback):
         for name, value in numbers.items():
             if value is not None and value < 1:
                 raise UserError(f"DownstreamEvaluation: {name} is {value}, and must be at least 1")
+        if log_items not in ("scores", "full"):
+            raise UserError(f"DownstreamEvaluation: log_items is {log_items!r}, and must be 'scores' or 'full'")
         if not at_end and every_n_steps is None:
             raise UserError(
                 "DownstreamEvaluation would never evaluate: set every_n_steps, leave at_end true, or leave the "
@@ -67,6 +76,8 @@ class DownstreamEvaluation(pl.Callback):
         self.max_length = max_length
         self.at_end = at_end
         self.data_dir = data_dir
+        self.task_data_dir = task_data_dir
+        self.log_items = log_items
         self._loaded: dict[str, Any] | None = None
         self._tokenizer: Any = None
         self._step_before: int | None = None
@@ -76,10 +87,15 @@ class DownstreamEvaluation(pl.Callback):
         """Load tokenizer and tasks on every rank.
 
         Raises:
-            UserError: a task's data cannot be had, or no data folder is known.
+            UserError: a task's data cannot be had, no data folder is known, or the weights are sharded.
         """
         if stage != "fit":
             return
+        if type(trainer.strategy).__name__ == "ModelParallelStrategy":
+            raise UserError(
+                "DownstreamEvaluation cannot use a model whose weights are sharded: leave the callback out, and "
+                "evaluate the checkpoints with `tst-lightning evaluate`"
+            )
         from tst_lightning.data.tokenizer import load_tokenizer
         from tst_lightning.evaluation.task_loading import load_tasks
 
@@ -90,7 +106,7 @@ class DownstreamEvaluation(pl.Callback):
                 "no `data_dir`: give the callback's data_dir"
             )
         self._tokenizer = load_tokenizer(data_dir)
-        self._loaded = load_tasks(self.tasks, data_dir)
+        self._loaded = load_tasks(self.tasks, data_dir, self.task_data_dir)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -124,7 +140,8 @@ class DownstreamEvaluation(pl.Callback):
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         from tst_lightning.evaluation.adapter import Shard
-        from tst_lightning.evaluation.run import evaluate_tasks, longest_input, save_results, scores
+        from tst_lightning.evaluation.run import evaluate_tasks, longest_input, scores
+        from tst_lightning.evaluation.saving import save_results
 
         step = trainer.global_step
         sequence_length = getattr(trainer.datamodule, "sequence_length", None)
@@ -145,7 +162,7 @@ class DownstreamEvaluation(pl.Callback):
         )
         if trainer.is_global_zero:
             results["config"].update(step=step, precision=trainer.precision)
-            save_results(results, Path(trainer.default_root_dir, "evaluation", f"step={step}"))
+            save_results(results, Path(trainer.default_root_dir, "evaluation", f"step={step}"), self.log_items)
             tagged = {f"downstream/{name}": value for name, value in scores(results).items()}
             for logger in trainer.loggers:
                 logger.log_metrics(tagged, step=step)

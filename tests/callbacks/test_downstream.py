@@ -184,12 +184,25 @@ def test_forward_pass_runs_in_the_trainers_precision(
         ({"tasks": "heldout"}, "must be a list"),
         ({"tasks": ["heldout"], "every_n_steps": 0}, "every_n_steps is 0"),
         ({"tasks": ["heldout"], "limit": -1}, "limit is -1"),
+        ({"tasks": ["heldout"], "log_items": "all"}, "log_items is 'all'"),
         ({"tasks": ["heldout"], "at_end": False}, "would never evaluate"),
     ],
 )
 def test_mistaken_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DownstreamEvaluation(**arguments)
+
+
+def test_lm_evals_own_task_on_a_local_copy(tmp_path: Path, data_dir: Path) -> None:
+    items = [{"goal": f"goal {i}", "sol1": "one way", "sol2": "another", "label": i} for i in range(2)]
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / "piqa.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    callback = DownstreamEvaluation(["piqa"], task_data_dir=str(tmp_path / "copies"), log_items="full")
+    run = fit(tmp_path, data_dir, callback)
+    ((_, metrics),) = run.evaluated
+    assert set(metrics) == {"downstream/piqa/acc", "downstream/piqa/acc_norm"}
+    (samples,) = (run.folder / "step=6").glob("samples_piqa_*.jsonl")
+    assert [json.loads(line)["doc"] for line in samples.read_text().splitlines()] == items
 
 
 def test_missing_data_stops_the_run_before_its_first_step(tmp_path: Path, data_dir: Path) -> None:

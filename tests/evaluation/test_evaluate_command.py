@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_copies import write_copies
 
 from tst_lightning.data.preparing.heldout import LAST_WORD
 from tst_lightning.errors import UserError
@@ -53,6 +54,29 @@ def test_model_folder_with_its_own_tokenizer(model, tokenizer, items_dir: Path, 
     assert "|own" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("log_items", ["scores", "full"])
+def test_model_folder_on_local_copies(model, items_dir: Path, tmp_path: Path, capsys, log_items: str) -> None:
+    """lm-eval's own tasks without a network: an exported folder, and the tokenizer of a prepared corpus."""
+    model.save_pretrained(tmp_path / "exported")
+    copies = write_copies(tmp_path / "copies", {"blimp": ["causative"]})
+    evaluate(
+        str(tmp_path / "exported"),
+        "arc_easy,blimp_causative",
+        data_dir=str(items_dir),
+        task_data_dir=str(copies),
+        output_dir=str(tmp_path / "out"),
+        device="cpu",
+        log_items=log_items,
+    )
+    assert "|arc_easy" in capsys.readouterr().out
+    (path,) = (tmp_path / "out").glob("samples_arc_easy_*.jsonl")
+    items = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [item["doc_id"] for item in items] == [0, 1, 2]
+    assert len({item["doc_hash"] for item in items}) == 3
+    assert {item["acc"] for item in items} <= {0.0, 1.0}
+    assert ("doc" in items[0]) == (log_items == "full")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -61,6 +85,7 @@ def test_model_folder_with_its_own_tokenizer(model, tokenizer, items_dir: Path, 
         ({"batch_tokens": -1}, "batch_tokens is -1"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
         ({"device": "toaster"}, "device 'toaster' cannot be used"),
+        ({"task_data_dir": "nowhere"}, "task_data_dir 'nowhere' is not a folder"),
         ({"data_dir": "nowhere"}, "no tokenizer at 'nowhere"),
         ({"ckpt_path": "nowhere.ckpt"}, "no checkpoint at 'nowhere.ckpt'"),
     ],

@@ -1,4 +1,3 @@
-import json
 import math
 import random
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
-from tst_lightning.evaluation.run import evaluate_tasks, save_results, scores
+from tst_lightning.evaluation.run import evaluate_tasks, scores
 from tst_lightning.evaluation.task_loading import load_tasks
 
 
@@ -93,44 +92,3 @@ def test_modes_are_restored_after_a_failure(model, tokenizer, tasks) -> None:
         evaluate_tasks(model, tokenizer, tasks, limit=1)
     handle.remove()
     assert all(module.training for module in model.modules())
-
-
-def test_saved_files_are_standard_and_replace_earlier_ones(results, tmp_path: Path) -> None:
-    from lm_eval.utils import make_table
-
-    folder = tmp_path / "evaluation" / "step=7"
-    folder.mkdir(parents=True)
-    (folder / "results_older.json").write_text("{}")
-    save_results(results, folder)
-    assert [path.name for path in folder.parent.iterdir()] == ["step=7"]
-    (aggregated,) = folder.glob("results_*.json")
-    read = json.loads(aggregated.read_text())
-    assert read["results"] == json.loads(json.dumps(results["results"]))
-    assert read["config"]["model"] == "here"
-    assert "samples" not in read
-    assert read["model_source"] == "tst-lightning"
-    assert {"date", "lm_eval_version", "tst_lightning_version", "versions", "configs"} <= read.keys()
-    assert CONTINUATION in make_table(read)
-    for task in (LAST_WORD, CONTINUATION):
-        (samples,) = folder.glob(f"samples_{task}_*.jsonl")
-        rows = [json.loads(line) for line in samples.read_text().splitlines()]
-        assert [row["doc_id"] for row in rows] == list(range(12))
-        assert {"doc_hash", "filtered_resps", "acc"} <= rows[0].keys()
-    # Saving turns numbers into strings, in a copy.
-    assert isinstance(results["samples"][LAST_WORD][0]["filtered_resps"][0][0], float)
-
-
-def test_failed_saving_keeps_the_earlier_results(results, tmp_path: Path, monkeypatch) -> None:
-    folder = tmp_path / "step=7"
-    folder.mkdir()
-    (folder / "results_older.json").write_text("{}")
-
-    def full_disk(*_, **__):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full_disk)
-        with pytest.raises(OSError, match="could not write"):
-            save_results(results, folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["step=7"]
-    assert [path.name for path in folder.iterdir()] == ["results_older.json"]

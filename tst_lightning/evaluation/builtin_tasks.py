@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_DEFINED_NAME = re.compile(r"^(?:task|group)\s*:\s*[\"']?([^\s\"'#]+)[\"']?\s*(?:#.*)?$", re.MULTILINE)
+_DEFINED_NAME = re.compile(r"^[\"']?(?:task|group)[\"']?\s*:\s*[\"']?([^\s\"'#]+)[\"']?\s*(?:#.*)?$", re.MULTILINE)
 
 
 def folders_defining(names: Iterable[str]) -> list[Path]:
     """Folders of lm-eval's tasks whose files mention one of ``names`` as a task, group or tag."""
     wanted = "|".join(re.escape(name) for name in names)
     mention = re.compile(
-        rf"^(?:task|group|tag|\s*-)\s*:?\s*(?:task\s*:\s*)?[\"']?(?:{wanted})[\"']?\s*(?:#.*)?$",
+        rf"^[\"']?(?:task|group|tag|\s*-)[\"']?\s*:?\s*(?:task\s*:\s*)?[\"']?(?:{wanted})[\"']?\s*(?:#.*)?$",
         re.MULTILINE,
     )
     return sorted({path.parent for path, text in _task_files() if mention.search(text)})

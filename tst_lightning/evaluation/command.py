@@ -10,31 +10,38 @@ def evaluate(
     ckpt_path: str,
     tasks: list[str] | str,
     data_dir: str | None = None,
+    task_data_dir: str | None = None,
     output_dir: str | None = None,
     limit: int | None = None,
     max_length: int | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
     precision: Literal["32", "bf16", "16"] = "32",
+    log_items: Literal["scores", "full"] = "scores",
 ) -> None:
     """Evaluate a checkpoint on lm-eval tasks and print the table of results.
 
     The tasks heldout_last_word and heldout_continuation (together: heldout) come with every prepared data
-    folder and need no network. Tasks of lm-eval, such as arc_easy, are downloaded once.
+    folder and need no network. Tasks of lm-eval, such as arc_easy, are downloaded once, or read from task_data_dir.
 
     Args:
         ckpt_path: A .ckpt file of a fit run, or a Hugging Face model folder.
         tasks: Names of tasks, groups or tags, or paths of task YAML files, such as heldout,arc_easy.
         data_dir: The prepared data folder, or its URL: its tokenizer, and its items of the bundled tasks. Default:
             the one that a .ckpt was trained on; for a model folder, the tokenizer in that folder.
+        task_data_dir: Folder of local copies of the data of lm-eval's own tasks: arc_easy.jsonl, or for the subtasks
+            of a group blimp/causative.jsonl, with the data set's own fields. Nothing is downloaded then. (Not
+            data_dir, which is the corpus.)
         output_dir: Where to write lm-eval's results and samples files. Replaced if it exists. Default: nowhere.
         limit: Evaluate only the first items of each task.
         max_length: Longest input in tokens; longer contexts lose their beginning. Default: the length that a
             .ckpt was trained with, at most the model's positions.
-        batch_tokens: Padded tokens per forward pass: lower it if memory runs out. Default: 4096 on a CPU, 32768
+        batch_tokens: Padded tokens per forward pass: lower it if memory runs out. Default: 2048 on a CPU, 32768
             on a GPU.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU if there is one.
         precision: 32, or autocast to bf16 or 16 in the forward pass. The log-softmax is always 32-bit.
+        log_items: What the samples files keep of each item. scores: its number, hash, metrics and the choices'
+            log-likelihoods, which paired tests need; full: the texts too, at five times the size.
     """
     tasks = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else tasks
     _check(tasks, limit, max_length, batch_tokens)
@@ -47,10 +54,11 @@ def evaluate(
     checkpoint = {} if Path(ckpt_path).is_dir() else read_checkpoint(ckpt_path)
     data_dir = data_dir or checkpoint.get("data_dir") or None
     tokenizer = load_tokenizer(data_dir, fallback=ckpt_path)
-    from tst_lightning.evaluation.run import evaluate_tasks, longest_input, save_results
+    from tst_lightning.evaluation.run import evaluate_tasks, longest_input
+    from tst_lightning.evaluation.saving import save_results
     from tst_lightning.evaluation.task_loading import load_tasks
 
-    loaded = load_tasks(tasks, data_dir)
+    loaded = load_tasks(tasks, data_dir, task_data_dir)
     model, step = load_model(ckpt_path)
     results = evaluate_tasks(
         model.to(hosting),
@@ -69,7 +77,7 @@ def evaluate(
     results["config"]["step"] = step
     results["config"]["precision"] = precision
     if output_dir is not None:
-        save_results(results, output_dir)
+        save_results(results, output_dir, log_items)
     _print_tables(results)
 
 

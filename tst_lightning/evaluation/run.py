@@ -1,28 +1,24 @@
-"""Evaluate a model in memory on loaded tasks, leaving no trace in the process, and save the results."""
+"""Evaluate a model in memory on loaded tasks, leaving no trace in the process."""
 
 import contextlib
 import math
-import os
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import lm_eval
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from lm_eval.api.metrics import acc_all, mean, perplexity
-from lm_eval.loggers import EvaluationTracker
 
 import tst_lightning
 from tst_lightning.evaluation.adapter import InMemoryLM, Shard
 from tst_lightning.evaluation.metrics import metric_values
 from tst_lightning.evaluation.quiet import quiet
+from tst_lightning.evaluation.templates import compiled_once
 
 _PACKAGES = ("lm_eval", "transformers", "datasets", "torch", "lightning")
 
@@ -60,7 +56,7 @@ def evaluate_tasks(
     started = time.time()
     language_model = InMemoryLM(model, tokenizer, max_length, batch_tokens, forward_context, shard, progress)
     # Not inference_mode: buffers that a model updates in its forward pass could not be used in training.
-    with isolate_rng(), _evaluation_mode(model), torch.no_grad(), quiet():
+    with isolate_rng(), _evaluation_mode(model), torch.no_grad(), quiet(), compiled_once():
         # Two bootstrap draws: 0 would switch the closed-form errors off too, 1 divides by zero.
         results = lm_eval.evaluate(
             language_model, tasks, limit=limit, bootstrap_iters=2, log_samples=True, verbosity=None
@@ -97,45 +93,6 @@ def scores(results: dict[str, Any]) -> dict[str, float]:
         for task, metrics in results["results"].items()
         for metric, filter_name, value, _ in metric_values(metrics)
     }
-
-
-def save_results(results: dict[str, Any], folder: str | Path) -> None:
-    """Write lm-eval's ``results_<date>.json`` and ``samples_<task>_<date>.jsonl`` as the content of ``folder``.
-
-    The folder appears whole; an earlier one of that name is replaced.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
-        written = _write_with_lm_eval(results, Path(aside))
-        if folder.exists():
-            os.replace(folder, Path(aside, "replaced"))
-        os.replace(written, folder)
-
-
-def _write_with_lm_eval(results: dict[str, Any], folder: Path) -> Path:
-    """The standard files in a folder below ``folder``, which is returned."""
-    tracker = EvaluationTracker(output_path=str(folder))
-    tracker.general_config_tracker.log_experiment_args(
-        model_source="tst-lightning",
-        model_args=results["config"]["model_args"],
-        system_instruction=None,
-        chat_template=None,
-        fewshot_as_multiturn=False,
-    )
-    # lm-eval names its folder after the model, and turns the samples' numbers into strings in place.
-    tracker.general_config_tracker.model_name_sanitized = "results"
-    aggregated = {key: value for key, value in results.items() if key != "samples"}
-    with quiet():
-        tracker.save_results_aggregated(aggregated, samples=results["samples"])
-        for task, samples in results["samples"].items():
-            tracker.save_results_samples(task, [dict(sample) for sample in samples])
-    written = folder / "results"
-    # It also only logs what went wrong, and a full disk must not look like success.
-    if len(list(written.glob("*.json*"))) != 1 + len(results["samples"]):
-        shutil.rmtree(written, ignore_errors=True)
-        raise OSError(f"lm-eval could not write its results under '{folder}': is the disk full?")
-    return written
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
 from tst_lightning.data.storage import local_folder
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation.builtin_tasks import folders_defining, similar_names
+from tst_lightning.evaluation.local_data import LocalData, check_fields, mismatch
 from tst_lightning.evaluation.quiet import quiet
 from tst_lightning.hub import hub_offline, why_no_hub
 
@@ -26,8 +27,10 @@ _FEWSHOT_SEED = 1234
 """lm-eval's own default."""
 
 
-def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict[str, Any]:
-    """Load tasks with their data, from local copies if there are any, else from the Hugging Face hub.
+def load_tasks(
+    names: Sequence[str], data_dir: str | Path | None = None, task_data_dir: str | Path | None = None
+) -> dict[str, Any]:
+    """Load tasks with their data, from the Hugging Face cache if it is there, else from the hub.
 
     Loading renders the first item of each task, so what loads here also runs. The result can be evaluated
     any number of times. No random state of the process moves.
@@ -35,6 +38,8 @@ def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict
     Args:
         names: bundled tasks, lm-eval tasks, groups or tags, or paths of task YAML files.
         data_dir: the prepared data folder, or its URL, that holds the bundled tasks' items.
+        task_data_dir: folder of local copies of the data of lm-eval's own tasks, laid out as ``local_data``
+            describes. With it nothing is downloaded: a task that has no copy there must be in the cache.
 
     Returns:
         lm-eval's ``TaskDict``: "tasks", "groups" and "group_map".
@@ -47,8 +52,11 @@ def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict
     with isolate_rng(), quiet():
         others = [name for name in expanded if name not in BUNDLED]
         manager = _manager(others)
+        local = LocalData(task_data_dir) if task_data_dir else None
+        if local:
+            _redirect(local, manager, others)
         for name in dict.fromkeys(expanded):
-            part = _load_bundled(name, data_dir) if name in BUNDLED else _load_other(name, manager)
+            part = _load_bundled(name, data_dir) if name in BUNDLED else _load_other(name, manager, local)
             for kind, entries in loaded.items():
                 entries.update(part[kind])
     for name, task in loaded["tasks"].items():
@@ -126,7 +134,45 @@ def _members(manager: TaskManager, names: set[str]) -> set[str]:
     return members
 
 
-def _load_other(name: str, manager: TaskManager) -> dict[str, Any]:
+def _redirect(local: LocalData, manager: TaskManager, names: Sequence[str]) -> None:
+    """Point lm-eval's own tasks at local copies; all that have none and are not in the cache make one error."""
+    missing = []
+    for task in local.redirect(manager, [name for name in names if not _is_yaml(name)]):
+        try:
+            with hub_offline():
+                manager.load([task])
+        except Exception:
+            missing.append(task)
+    if not missing:
+        return
+    listed = ", ".join(f"'{task}'" for task in missing[:5]) + (f" and {len(missing) - 5} more" * (len(missing) > 5))
+    expected = local.expected(missing[0], manager.task_index[missing[0]].cfg)
+    raise UserError(
+        f"task_data_dir '{local.folder}' has no copy of the data of {listed} (expected for '{missing[0]}': {expected}; "
+        f"there: {local.contents()}), nor has the Hugging Face cache: add the files, or leave these tasks out"
+    )
+
+
+def _load_copied(name: str, manager: TaskManager, local: LocalData) -> dict[str, Any]:
+    """Load without downloading; where the items are local copies, check that they are what the task reads."""
+    local.reading = None
+    try:
+        with hub_offline():
+            loaded = manager.load([name])
+    except UserError:
+        raise
+    except Exception as error:
+        if local.reading is None:
+            raise UserError(f"task '{name}' does not load: {_line(error)}") from error
+        raise UserError(mismatch(local.reading, _line(error))) from error
+    for task_name, task in loaded["tasks"].items():
+        if copy := local.copies.get(task_name):
+            check_fields(task, copy)
+            task.set_config(key="custom_dataset", value=None)  # no code in the results file
+    return loaded
+
+
+def _load_other(name: str, manager: TaskManager, local: LocalData | None = None) -> dict[str, Any]:
     if _is_yaml(name):
         if not Path(name).is_file():
             raise UserError(f"no task file '{name}': give the path of an existing YAML file, or a task's name")
@@ -136,6 +182,8 @@ def _load_other(name: str, manager: TaskManager) -> dict[str, Any]:
             f"no task is called '{name}': choose {BUNDLED_GROUP!r} (the bundled ones), a task of lm-eval "
             f"{f'(did you mean{similar}?)' if similar else ''} or the path of a task's YAML file"
         )
+    if local and not _is_yaml(name):
+        return _load_copied(name, manager, local)
     try:
         with hub_offline():
             return manager.load([name])
