@@ -119,7 +119,7 @@ def test_welch_is_the_textbook_formula(sizes: tuple[int, int]) -> None:
 
 def test_welch_without_spread_tells_nothing() -> None:
     assert welch_difference([], [1.0]) is None
-    for one, other in (([1.0], [2.0, 2.1]), ([1.0, 1.0], [2.0, 2.0])):
+    for one, other in (([1.0], [2.0, 2.1]), ([1.0, 1.0], [2.0, 2.0]), ([0.4 - 0.3, 0.3 - 0.2], [0.2, 0.2])):
         found = welch_difference(one, other)
         assert (found.low, found.high, found.p_value, found.is_shown) == (None, None, None, False)
         assert found.mean == pytest.approx(one[0] - sum(other) / 2)

@@ -10,14 +10,11 @@ from synthetic_runs import (
     write_events,
     write_final,
     write_run,
-    write_scores,
 )
 
 from tst_lightning.comparison.analysis.collect import (
-    Evaluation,
     collect,
     read_curve,
-    read_evaluation,
     read_run,
     read_scalars,
 )
@@ -73,44 +70,6 @@ def test_status_of_runs(tmp_path: Path) -> None:
     assert (whole.status, whole.final_loss) == ("finished", 1.5)
     assert whole.progress["flops"] == 100 * 4096 * 6_000_000
     assert whole.config.startswith("trainer:")
-
-
-def test_scores_come_from_the_last_evaluated_step_and_its_newest_file(tmp_path: Path) -> None:
-    write_scores(tmp_path / "step=900", 0.5)
-    write_scores(tmp_path / "step=1000", 0.3)
-    newer = {"results": {"t": {"alias": "t", "acc,none": 0.75, "acc_stderr,none": "N/A", "acc,strict": 0.5}}}
-    (tmp_path / "step=1000" / "results_2026-02-01T00-00-00.000000.json").write_text(json.dumps(newer))
-    # Whatever else lies there is passed over.
-    for name, text in {"results_2026-03-01.json": "{", "results_2026-04-01.json": "[]"}.items():
-        (tmp_path / "step=1000" / name).write_text(text)
-    (tmp_path / "step=1000" / "results_2026-05-01.json").write_text('{"results": [1]}')
-    (tmp_path / "step=last").mkdir()
-    found = read_evaluation(tmp_path)
-    assert found.step == 1000
-    assert found.results_file == tmp_path / "step=1000" / "results_2026-02-01T00-00-00.000000.json"
-    assert [(score.metric, score.value, score.stderr) for score in found.scores] == [
-        ("acc", 0.75, None),
-        ("acc (strict)", 0.5, None),
-    ]
-
-
-def test_settings_that_scores_depend_on(tmp_path: Path) -> None:
-    (tmp_path / "step=5").mkdir()
-    values = {"results": {}, "config": {"limit": 5, "device": "cpu", "precision": "32"}, "versions": {"piqa": 1.0}}
-    (tmp_path / "step=5" / "results_x.json").write_text(json.dumps(values))
-    assert read_evaluation(tmp_path).settings == {"limit": 5, "precision": "32", "version of piqa": 1.0}
-
-
-def test_scores_know_groups_items_and_direction(tmp_path: Path) -> None:
-    write_scores(tmp_path / "step=10", 0.3)
-    scores = read_evaluation(tmp_path).scores
-    by_key = {(score.task, score.metric): score for score in scores}
-    choice = by_key["heldout_continuation", "acc"]
-    assert (choice.value, choice.stderr, choice.items, choice.in_group) == (0.3, 0.02, 400, False)
-    assert not by_key["heldout_last_word", "perplexity"].higher_is_better
-    assert by_key["heldout_last_word", "acc"].higher_is_better
-    assert [score.task for score in scores if score.in_group] == ["blimp_a", "blimp_b"]
-    assert read_evaluation(tmp_path / "nowhere") == Evaluation()
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -189,3 +148,16 @@ def test_arms_that_halving_has_dropped(tmp_path: Path) -> None:
     assert "successive halving after 100 steps" in runs["tst-200"].note
     (tmp_path / "halving.json").write_text('{"decisions": [{"steps": 1}]}')
     assert {run.status for run in collect(experiment)} == {"missing", "finished"}
+
+
+def test_a_finished_run_whose_last_events_are_lost_is_in_no_mean(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1, 2))
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            last = 3200 if (arm, seed) == ("tst", 2) else 4000
+            write_run(run_folder(tmp_path, arm, seed), {1600: 2.0, last: 1.5}, 4000)
+    runs = {(run.arm, run.seed): run for run in collect(experiment)}
+    lost = runs.pop(("tst", 2))
+    assert (lost.status, lost.note) == ("unreadable", "last validation at 3,200 of 4,000")
+    assert {run.status for run in runs.values()} == {"finished"}
+    assert list(summarize_comparison(experiment, [*runs.values(), lost]).arms["tst"].final_by_seed) == [1]

@@ -129,6 +129,45 @@ def test_overtaking_from_the_start_never_and_by_some_seeds() -> None:
     assert overtakings([baseline, power_law("tst", {9: 1.0}, 0.1)], "baseline") == ()
 
 
+def of_losses(method: str, *losses: dict[int, float]) -> Frontier:
+    """At 1,000, 2,000, 4,000, ... steps."""
+    points = [FrontierPoint(method, 1000 * 2**n, 1e13 * 2**n, by_seed) for n, by_seed in enumerate(losses)]
+    return Frontier(method, "", "one run per length", tuple(points))
+
+
+def test_seeds_agree_only_if_the_same_is_true_of_them() -> None:
+    baseline = of_losses("baseline", dict.fromkeys((1, 2, 3), 3.0), dict.fromkeys((1, 2, 3), 2.5))
+    method = of_losses("tst", {1: 3.05, 2: 3.05, 3: 2.80}, dict.fromkeys((1, 2, 3), 2.4))
+    (one,) = overtakings([baseline, method], "baseline")
+    assert one.from_start
+    assert one.by_seed[3] == 1000
+    assert all(1000 < one.by_seed[seed] < 2000 for seed in (1, 2))
+    assert one.agree == 1
+    method = of_losses("tst", {1: 3.05, 2: 3.05, 3: 2.97}, dict.fromkeys((1, 2, 3), 2.4))
+    (one,) = overtakings([baseline, method], "baseline")
+    assert (one.from_start, one.steps is None, one.agree) == (False, False, 2)
+
+
+def test_speed_ups_are_of_seeds_with_every_length() -> None:
+    """Seed 3 lacks a length, over which its frontier is a wider, and here a wrong, interpolation."""
+    baseline = of_losses("baseline", {1: 4.0, 2: 4.1, 3: 4.0}, {1: 3.0, 2: 3.1, 3: 3.0}, {1: 2.5, 2: 2.6, 3: 2.5})
+    method = of_losses("tst", {1: 3.9, 2: 4.0, 3: 3.9}, {1: 2.95, 2: 3.0}, {1: 2.4, 2: 2.5, 3: 2.4})
+    whole = [
+        replace(side, points=tuple(
+            replace(point, loss_by_seed={seed: point.loss_by_seed[seed] for seed in (1, 2)}) for point in side.points
+        ))
+        for side in (baseline, method)
+    ]  # fmt: skip
+    for one, expected in zip(speed_ups([baseline, method], "baseline"), speed_ups(whole, "baseline"), strict=True):
+        assert (one.ratio, one.low, one.n, one.loss) == (expected.ratio, expected.low, 2, expected.loss)
+        if one.ratio is not None:
+            assert one.note == "without finished runs of all lengths of both, left out: seed 3"
+    few = of_losses("tst", {1: 3.9}, {2: 3.0}, {3: 2.4})
+    assert {one.note for one in speed_ups([baseline, few], "baseline")} == {
+        "no seed with finished runs of all lengths of both"
+    }
+
+
 def test_lengths_that_one_side_lacks_are_interpolated() -> None:
     baseline = power_law("baseline", {1: 40.0}, 0.10, (1000, 6000))
     factor = 40.0 * (2000 * FLOPS_PER_STEP) ** 0.05

@@ -92,7 +92,25 @@ def test_one_seed_and_right_or_wrong_is_mcnemar(tmp_path: Path) -> None:
     tail = sum(math.comb(gained + lost, heads) for heads in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
     assert found.p_value == pytest.approx(min(1.0, 2 * tail))
     same = item_test("t", "acc", sides[0], sides[0])
-    assert (same.p_value, same.gained, same.lost, same.low, same.high) == (1.0, 0, 0, 0.0, 0.0)
+    assert (same.p_value, same.gained, same.lost, same.low, same.high) == (1.0, 0, 0, None, None)
+
+
+def test_equal_differences_of_all_items_or_subtasks_are_no_test(tmp_path: Path) -> None:
+    tasks = {"arm": [1.0, 1.0], "reference": [0.0, 1.0]}
+    sides = [
+        {1: logs(tmp_path / name, {leaf: {"acc": values} for leaf in "xy"}, {"group": (["x", "y"], {"acc": 0.5})})}
+        for name, values in tasks.items()
+    ]
+    group = item_test("group", "acc", *sides)
+    assert (group.mean, group.p_value, group.low, group.has_test) == (0.5, 1.0, None, False)
+    assert group.test == "no test, the differences of all subtasks are equal"
+    many = [
+        {seed: logs(tmp_path / f"{value}", {"t": {"acc": [value] * 50}}) for seed in (1, 2)} for value in (1.0, 0.0)
+    ]
+    assert item_test("t", "acc", *many).p_value == 1.0
+    # McNemar's test counts, and needs no spread.
+    one = item_test("t", "acc", *({1: side[1]} for side in many))
+    assert (one.p_value, one.low, one.has_test) == (pytest.approx(2 * 0.5**50), None, True)
 
 
 def test_seeds_do_not_multiply_items(tmp_path: Path) -> None:

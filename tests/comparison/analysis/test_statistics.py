@@ -51,11 +51,27 @@ def test_pairs_are_made_by_seed_and_only_of_common_seeds() -> None:
     assert paired_difference({1: 1.0}, {2: 1.0}) is None
 
 
-def test_one_pair_shows_nothing_and_equal_differences_have_no_p_value() -> None:
+def test_one_pair_shows_nothing_and_neither_do_equal_differences() -> None:
     single = paired_difference({1: 1.0}, {1: 2.0})
     assert (single.mean, single.p_value, single.is_shown) == (-1.0, None, False)
     equal = paired_difference({1: 1.0, 2: 2.0}, {1: 2.0, 2: 3.0})
-    assert (equal.sd, equal.p_value, equal.is_shown) == (0.0, None, True)
+    assert (equal.mean, equal.p_value, equal.low, equal.is_shown, equal.has_test) == (-1.0, 1.0, None, False, False)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_differences_that_are_equal_but_for_rounding_are_no_proof(single: bool) -> None:
+    arm, baseline = {1: 0.4, 2: 0.3, 3: 1.7}, {1: 0.3, 2: 0.2, 3: 1.6}
+    if single:  # as event files hold them
+        arm, baseline = ({seed: float(np.float32(value)) for seed, value in side.items()} for side in (arm, baseline))
+    found = paired_difference(arm, baseline)
+    assert found.sd > 0
+    assert (found.p_value, found.low, found.is_shown) == (1.0, None, False)
+    # It stays one of the comparisons that are corrected together.
+    other = paired_difference({1: 1.0, 2: 1.1, 3: 1.3}, {1: 1.5, 2: 1.61, 3: 1.78})
+    family = correct([found, other])
+    assert family[1].p_holm == pytest.approx(2 * other.p_value)
+    assert not family[0].is_shown
+    assert summarize(list(found.by_seed.values())[:2] if not single else [0.1, 0.1]).low is None
 
 
 def test_crossing_is_interpolated_between_validations() -> None:

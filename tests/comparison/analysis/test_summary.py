@@ -102,6 +102,7 @@ def test_budget_and_crossing_of_measured_runs(tmp_path: Path) -> None:
     # A finished run is not set against one on its way.
     assert (more.crosses_at_step, more.crosses_at_flops) == (None, None)
     assert more.difference.mean == pytest.approx(0.1)
+    assert (same.curves_not_compared, more.curves_not_compared) == ("", "runs of different lengths")
 
 
 def test_what_is_not_comparable_is_not_compared(tmp_path: Path) -> None:
@@ -197,12 +198,50 @@ def test_scores_of_other_evaluations_are_not_compared(tmp_path: Path, key: str, 
     assert summary_of(Experiment.load(tmp_path)).pairs[0].scores[0].note == expected
 
 
-def test_scores_from_before_the_end_are_not_compared(tmp_path: Path) -> None:
+def test_scores_from_before_the_end_are_in_no_mean(tmp_path: Path) -> None:
     evaluated(tmp_path, (1,), {"baseline": 0.5, "early": 0.9})
     folder = run_folder(tmp_path, "early", 1) / "evaluation"
     (folder / "step=100").rename(folder / "step=50")
-    (pair,) = summary_of(Experiment.load(tmp_path)).pairs
-    assert pair.scores[0].note == "not compared, early seed 1 was evaluated at step 50 of 100"
+    summary = summary_of(Experiment.load(tmp_path))
+    assert (summary.arms["early"].scores, summary.pairs[0].scores) == ((), ())
+    assert summary.arms["baseline"].scores
+
+
+def test_settings_of_all_seeds_are_compared(tmp_path: Path) -> None:
+    evaluated(tmp_path, (1, 2), {"baseline": 0.5, "tst": 0.9})
+    for arm in ("baseline", "tst"):
+        for seed in (1, 2):
+            path = next(run_folder(tmp_path, arm, seed).rglob("results_*"))
+            precision = "bf16" if (arm, seed) == ("tst", 2) else "32"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"config": {"precision": precision}}))
+    (score,) = summary_of(Experiment.load(tmp_path)).pairs[0].scores
+    assert score.note == "not compared, precision of the evaluation is 32 or bf16 against 32"
+
+
+def test_items_are_tested_from_the_folder_of_the_tasks_results(tmp_path: Path) -> None:
+    """Two evaluations of every run: of `t` while training, of `u` by `compare`."""
+    summary = evaluated(tmp_path, (1,), {"baseline": 0.5, "tst": 0.6})
+    before = summary.pairs[0].scores[0]
+    for arm, share in {"baseline": 0.3, "tst": 0.7}.items():
+        folder = run_folder(tmp_path, arm, 1) / "evaluation" / "compare" / "step=100"
+        write_items(folder, {"u": {"acc": answers(5, share, 60)}})
+    scores = {score.task: score for score in summary_of(Experiment.load(tmp_path)).pairs[0].scores}
+    assert scores["t"].over_items == before.over_items
+    assert (scores["u"].over_items.items, scores["u"].over_items.test) == (60, "McNemar exact")
+
+
+def test_a_seed_on_its_way_does_not_cut_the_mean_curve(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1, 2, 3))
+    for seed in (1, 2):
+        write_run(run_folder(tmp_path, "tst", seed), {50: 2.0, 100: 1.0 + seed}, 100)
+    write_run(run_folder(tmp_path, "tst", 3), {50: 2.0}, 100, finished=False)
+    arm = summary_of(experiment).arms["tst"]
+    _, losses = arm.mean_curve("flops")
+    assert losses.tolist() == pytest.approx([2.0, 2.5])
+    assert [run.seed for run in arm.drawn] == [1, 2]
+    only = replace(arm, runs=arm.runs[2:])
+    assert [run.seed for run in only.drawn] == [3]
+    assert only.mean_curve("flops")[1].tolist() == [2.0]
 
 
 def test_a_seed_without_logs_leaves_the_test_over_seeds(tmp_path: Path) -> None:

@@ -19,16 +19,16 @@ def test_runs_that_are_not_there(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, (1, 2, 3))
     for seed in (1, 2):
         write_run(run_folder(tmp_path, "baseline", seed), {50: 2.0, 100: 1.5}, 100)
-    write_run(run_folder(tmp_path, "tst", 1), {100: 1.5, 180: 1.2}, 200)
+    write_run(run_folder(tmp_path, "tst", 1), {100: 1.5, 180: 1.2}, 180)
     write_run(run_folder(tmp_path, "tst", 2), {100: 1.5}, 200, finished=False)
     run_folder(tmp_path, "tst", 3).mkdir()
     (run_folder(tmp_path, "tst", 3) / "finished.json").write_text("{")
     notes = notes_of(experiment)
     assert "not started and are left out of all tables: baseline seed 3." in notes
     assert "not finished and are left out of all tables: tst seed 2." in notes
-    assert "finished but not readable and are left out of all tables: tst seed 3." in notes
+    unreadable = "finished but not readable and are left out of all tables: "
+    assert f"{unreadable}tst seed 3 (finished.json is not readable as JSON)." in notes
     assert "tst spent 1.80 times the FLOPs of baseline" in notes
-    assert "last validation of tst seed 1 was at step 180 of 200" in notes
     assert "Compared on one seed so far, hence without interval: tst." in notes
 
 
@@ -86,6 +86,39 @@ def test_runs_without_scores(tmp_path: Path) -> None:
     assert "Without downstream scores so far: tst seed 2." in notes_of(experiment)
     experiment = replace(experiment, evaluation=EvaluationSpec(["piqa"], arms=["base*"]))
     assert "so far: baseline seed 1, baseline seed 2, tst seed 2." in notes_of(experiment)
+
+
+def test_scores_of_unfinished_models_are_named(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1, 2))
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            write_run(run_folder(tmp_path, arm, seed), {50: 2.0, 100: 1.5}, 100, accuracy=0.3)
+    folder = run_folder(tmp_path, "tst", 2) / "evaluation"
+    (folder / "step=100").rename(folder / "step=50")
+    notes = notes_of(experiment)
+    assert "Evaluated before the end of training, and in no score: tst seed 2 (step 50 of 100)." in notes
+    assert "Without downstream scores" not in notes
+
+
+def test_runs_that_the_experiment_no_longer_has(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        write_run(run_folder(tmp_path, "tst", seed), {50: 2.0, 100: 1.5}, 100)
+    write_run(run_folder(tmp_path, "old", 1), {50: 2.0, 100: 1.5}, 100)
+    text = "On disk but not in the experiment, and left out: old seed 1, tst seed 3."
+    assert text in notes_of(make_experiment(tmp_path, (1, 2)))
+    assert "On disk" not in notes_of(make_experiment(tmp_path, (1, 2, 3), ("tst", "old")))
+
+
+def test_pairs_that_read_the_text_in_another_order(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1,), ("baseline", "same", "other"))
+    for arm in experiment.arms:
+        data = {"rows_per_group": 8 if arm == "other" else 4, "packing": "stream"}
+        write_run(run_folder(tmp_path, arm, 1), {50: 2.0, 100: 1.5}, 100, data=data)
+    notes = [note for note in notes_of(experiment).splitlines() if "same order" in note]
+    assert notes == [
+        "These do not read the text in the same order (data.rows_per_group: 8 against 4), so a seed's runs have less "
+        "in common: other against baseline."
+    ]
 
 
 def test_long_lists_are_counted(tmp_path: Path) -> None:

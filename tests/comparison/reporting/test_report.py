@@ -1,3 +1,4 @@
+import html
 import json
 import math
 import re
@@ -7,7 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_runs import make_experiment, make_lengths_experiment, write_final, write_run, write_typical_runs
+from synthetic_runs import (
+    FLOPS_PER_POSITION,
+    POSITIONS_PER_STEP,
+    make_experiment,
+    make_lengths_experiment,
+    write_final,
+    write_run,
+    write_typical_runs,
+)
 from test_document import Page
 
 from tst_lightning.comparison.command import report
@@ -225,3 +234,26 @@ def test_a_report_whose_runs_are_gone_is_not_overwritten(tmp_path: Path) -> None
     with pytest.raises(UserError, match="no runs any more"):
         write_report(tmp_path)
     assert (tmp_path / "report.json").read_bytes() == written
+
+
+def test_superposed_flops_are_unknown_before_the_switch(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, (1,), ("baseline", "begun", "whole"))
+    write_run(run_folder(tmp_path, "baseline", 1), {50: 2.0, 100: 1.5}, 100)
+    write_run(run_folder(tmp_path, "begun", 1), {10: 4.0}, 100, bag_size=4, switch=30, finished=False)
+    write_run(run_folder(tmp_path, "whole", 1), {50: 2.0, 100: 1.4}, 100, bag_size=4, switch=30)
+    write_report(experiment.output_dir)
+    text = (tmp_path / "report.md").read_text()
+    costs = text[text.index("## What it cost") :]
+    flops = 30 * POSITIONS_PER_STEP * FLOPS_PER_POSITION
+    assert [table_row(costs, arm)[4] for arm in experiment.arms] == ["0", "-", f"{flops:.4g}"]
+    assert "not the evaluation of finished runs, which is a step of its own" in costs
+
+
+def test_terminal_page_and_json_say_the_same_first(reported_lengths: Path) -> None:
+    shown = write_report(reported_lengths)
+    verdict = json.loads((reported_lengths / "report.json").read_text())["verdict"]
+    assert " ".join(shown.partition("\n\n")[0].splitlines()) == verdict
+    page = (reported_lengths / "report.html").read_text()
+    head = re.search(r'<div class="verdict"><p>(.*?)</p></div>', page).group(1)
+    assert html.unescape(head.replace("</p><p>", " ")) == verdict
+    assert verdict.startswith("Comparisons of validation loss: 12")

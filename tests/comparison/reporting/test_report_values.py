@@ -58,7 +58,9 @@ def test_tests_over_items_without_the_items(tmp_path: Path) -> None:
     assert score["is_shown"]
     run = next(run for run in values["runs"] if run["arm"] == "tst")
     assert run["folder"] == "runs/tst/seed_1"
-    assert run["results_file"].startswith("runs/tst/seed_1/evaluation/step=100/results_")
+    (file,) = run["results_files"]
+    assert file["path"].startswith("runs/tst/seed_1/evaluation/step=100/results_")
+    assert file["tasks"] == ["piqa"]
     assert "doc_hash" not in json.dumps(values)
 
 

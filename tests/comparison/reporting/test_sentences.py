@@ -17,13 +17,12 @@ from tst_lightning.comparison.reporting.sentences import (
     chance_note,
     crossing_sentence,
     frontier_sentences,
-    grid_sentence,
     headline_scores,
     overtaking_sentence,
     pair_sentence,
     speed_up_sentence,
-    verdict,
 )
+from tst_lightning.comparison.reporting.verdict import verdict
 
 
 def summary_of(experiment: Experiment) -> ComparisonSummary:
@@ -37,7 +36,7 @@ def verdict_of(folder: Path, seeds: tuple[int, ...] = (1, 2, 3), **finals: tuple
         for seed, loss in zip(seeds, losses, strict=False):
             if loss is not None:
                 write_run(run_folder(folder, arm, seed), {50: 4.0, 100: loss}, 100)
-    return verdict(summary_of(experiment))
+    return verdict(summary_of(experiment)).text
 
 
 def test_lower_and_higher(tmp_path: Path) -> None:
@@ -96,8 +95,8 @@ def test_diverged_and_unpaired_runs(tmp_path: Path) -> None:
 def test_all_differences_equal(tmp_path: Path) -> None:
     text = verdict_of(tmp_path, (1, 2), baseline=(1.5, 1.5), tst=(1.25, 1.25))
     assert text == (
-        "tst lowers validation loss by 0.250 ± 0.000 nats per token against baseline at equal FLOPs and data "
-        "(n = 2, no p value, all differences are equal)."
+        "A difference in validation loss between tst and baseline at equal FLOPs and data is not shown "
+        "(-0.250 nats per token, n = 2, no test, all differences are equal)."
     )
 
 
@@ -154,6 +153,7 @@ def score(
         None if items_p is None else ItemTest(2000, None, mean, mean - 1, mean + 1, items_p, "x", p_holm=items_p)
     )
     low, high = (mean / 2, 2 * mean) if seeds_p is not None and seeds_p < 0.05 else (-1.0, 1.0)
+    low, high = (None, None) if n == 1 else (low, high)
     over_seeds = PairedDifference(n, mean, 0.1, low, high, seeds_p, dict.fromkeys(range(n), mean), seeds_p)
     return replace(ScoreDifference(task, "acc", True, False, over_seeds, over_items), **changes)
 
@@ -188,6 +188,15 @@ def test_downstream_scores_of_one_seed(tmp_path: Path) -> None:
     )
 
 
+def test_scores_without_any_spread_are_no_finding(tmp_path: Path) -> None:
+    found = score("piqa", 0.1, None, 1.0, 2)
+    found = replace(found, over_seeds=replace(found.over_seeds, low=None, high=None))
+    assert sentence(pair(scores=(found,)), tmp_path=tmp_path).endswith("; no test on piqa (all differences are equal).")
+    equal = ItemTest(50, None, 0.1, None, None, 1.0, "no test", p_holm=1.0)
+    found = replace(score("piqa", 0.1, None, None, 1), over_items=equal)
+    assert sentence(pair(scores=(found,)), tmp_path=tmp_path).endswith("; no test on piqa (all differences are equal).")
+
+
 def test_downstream_correction_is_named(tmp_path: Path) -> None:
     found = score("blimp", 0.012, 0.001, 0.01)
     found = replace(found, over_items=replace(found.over_items, p_holm=0.004))
@@ -215,32 +224,7 @@ def test_scores_of_evaluated_runs_reach_the_sentence(tmp_path: Path) -> None:
         folder = run_folder(tmp_path, arm, 1)
         write_run(folder, {50: 2.0, 100: 1.5}, 100)
         write_items(folder / "evaluation" / "step=100", {"piqa": {"acc": [1.0] * right + [0.0] * (100 - right)}})
-    assert "better on piqa (acc +0.5, p < 0.0001 over 100 items, one seed" in verdict(summary_of(experiment))
-
-
-def test_many_pairs_are_summed_up_first(tmp_path: Path) -> None:
-    pairs = [
-        pair(arm="a"),
-        pair(arm="b", mean=-0.05, p_holm=0.01),
-        pair(arm="c", mean=0.03, p_holm=0.02),
-        pair(arm="d", mean=-0.2, p_holm=0.3),
-        pair(arm="e", difference=None),
-    ]
-    counts = "Comparisons of validation loss: 4; shown better than the reference, after Holm's correction: 2; "
-    counts += "shown worse: 1; not shown: 1; "
-    assert grid_sentence(pairs) == (
-        f"{counts}largest gain, not shown: d against baseline (-0.200 ± 0.006 nats per token)."
-    )
-    assert grid_sentence(pairs[:3]).endswith("; largest gain: b against baseline (-0.050 ± 0.006 nats per token).")
-    assert "smallest loss: c against" in grid_sentence(pairs[2:3])
-    assert grid_sentence(pairs[4:]).startswith("None of the 1 comparisons")
-    single = [pair(arm=name, difference=difference(mean, None, 1)) for name, mean in (("a", -0.1), ("b", 0.1))]
-    assert grid_sentence(single).startswith("Comparisons of validation loss, with one seed each: 2; ended lower: 1; ")
-    arms = dict.fromkeys("abcde", next(iter(summary_of(make_experiment(tmp_path)).arms.values())))
-    arms["baseline"] = arms["a"]
-    summary = ComparisonSummary(arms, tuple(pairs), (), (), ())
-    assert verdict(summary).startswith(grid_sentence(pairs))
-    assert not verdict(replace(summary, pairs=tuple(pairs[:3]))).startswith("Comparisons")
+    assert "better on piqa (acc +0.5, p < 0.0001 over 100 items, one seed" in verdict(summary_of(experiment)).text
 
 
 def test_speed_up_sentences() -> None:
@@ -250,6 +234,7 @@ def test_speed_up_sentences() -> None:
         "tst (95 % interval 1.10 to 1.58, n = 3)."
     )
     assert "0.90 to 1.58, n = 3, not told from 1)" in speed_up_sentence(replace(found, low=0.9), "baseline")
+    assert "(n = 3, no spread over seeds, no interval)" in speed_up_sentence(replace(found, low=None, high=None), "b")
     assert "(one seed, no interval)" in speed_up_sentence(replace(found, low=None, high=None, n=1), "baseline")
     assert speed_up_sentence(replace(found, ratio=None, low=None, high=None, variant="bytes", note="outside"), "b") == (
         "No speed-up of tst (bytes) at the loss of baseline after 3,000 steps (1.4120 nats per token): outside."
@@ -259,11 +244,19 @@ def test_speed_up_sentences() -> None:
 def test_overtaking_sentences() -> None:
     found = Overtaking("tst", "", 2345.6, 3.4e14, False, {1: 2000.0, 2: None, 3: 2500.0}, 2, 750, 6000)
     assert overtaking_sentence(found, "baseline") == (
-        "tst overtakes baseline at a run length of 2,346 steps, 3.4e+14 FLOPs (2 of 3 seeds agree)."
+        "On the mean of the seeds tst overtakes baseline at a run length of 2,346 steps, 3.4e+14 FLOPs, which is not "
+        "shown (2 of 3 seeds agree; seeds overtake at 2,000 to 2,500 steps)."
     )
+    all_agree = replace(found, by_seed={1: 2000.0, 3: 2500.0})
+    assert overtaking_sentence(all_agree, "baseline") == (
+        "tst overtakes baseline at a run length of 2,346 steps, 3.4e+14 FLOPs (2 of 2 seeds agree; seeds overtake at "
+        "2,000 to 2,500 steps)."
+    )
+    assert "FLOPs (one seed)." in overtaking_sentence(replace(found, by_seed={1: 2000.0}, agree=1), "baseline")
     never = replace(found, steps=None, flops=None, agree=1)
-    assert overtaking_sentence(never, "baseline") == (
-        "tst is not ahead of baseline for good within 750 to 6,000 steps (1 of 3 seeds agree)."
+    assert overtaking_sentence(never, "baseline").startswith(
+        "On the mean of the seeds tst is not ahead of baseline for good within 750 to 6,000 steps, which is not shown "
+        "(1 of 3 seeds agree; "
     )
     assert "below baseline at every run length from 750 to 6,000 steps" in overtaking_sentence(
         replace(never, from_start=True), "baseline"
@@ -277,7 +270,7 @@ def test_verdict_has_the_speed_up_at_the_longest_run_alone(tmp_path: Path) -> No
             write_final(experiment, name, seed, (20 + seed) * arm.steps**-0.3 * (0.9 if arm.method == "tst" else 1))
     summary = summary_of(experiment)
     assert len(frontier_sentences(summary)) == 1 + 6
-    text = verdict(summary)
+    text = verdict(summary).text
     assert "tst ends below baseline at every run length from 100 to 400 steps (2 of 2 seeds agree)." in text
     assert text.count("times the FLOPs") == 1
     assert "For the loss of baseline after 400 steps" in text
@@ -291,6 +284,9 @@ def test_crossing_sentences() -> None:
     assert crossing_sentence(pair()) == "tst never passes below baseline for good."
     assert crossing_sentence(pair(crosses_at_step=Crossing(1, True))) == "tst is below baseline at every validation."
     assert "no finished pair" in crossing_sentence(pair(difference=None))
+    assert crossing_sentence(pair(curves_not_compared="runs of different lengths")) == (
+        "tst and baseline: runs of different lengths, curves not compared."
+    )
 
 
 def test_chance() -> None:

@@ -13,8 +13,13 @@ from dataclasses import dataclass, replace
 from tst_lightning.comparison.against.reported import Reported, ReportedArm
 from tst_lightning.comparison.against.settings import differing_settings, settings
 from tst_lightning.comparison.against.welch import WelchDifference, welch_difference
-from tst_lightning.comparison.analysis.pair_summary import correct
-from tst_lightning.comparison.analysis.statistics import PairedDifference, Summary, paired_difference, summarize
+from tst_lightning.comparison.analysis.statistics import (
+    PairedDifference,
+    Summary,
+    correct,
+    paired_difference,
+    summarize,
+)
 from tst_lightning.comparison.design.comparability import differing_keys
 from tst_lightning.errors import UserError
 
@@ -79,7 +84,8 @@ class EffectAgainst:
 
         ``replicates``: it is shown in both folders, in one direction; ``contradicts``: in opposite directions;
         ``here alone``, ``there alone``: in one folder; ``not shown``: in neither; ``no statement``: a folder has one
-        seed; ``same runs``: a folder has no pair of runs that is not a repeat of the other's; ``not compared``.
+        seed, or no spread over seeds; ``same runs``: a folder has no pair of runs that is not a repeat of the other's;
+        ``not compared``.
         """
         if self.not_compared or self.here is None or self.there is None:
             return "not compared"

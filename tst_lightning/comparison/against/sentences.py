@@ -57,7 +57,7 @@ def effect_sentence(effect: EffectAgainst, names: tuple[str, str]) -> str:
         "here alone": f"an effect is shown in {names[0]} alone",
         "there alone": f"an effect is shown in {names[1]} alone",
         "not shown": "an effect is shown in neither folder",
-        "no statement": "no statement, a folder has one seed",
+        "no statement": "no statement, a folder has one seed or no spread over seeds",
         "same runs": f"no replication, {_all_of_a_folder(effect, names)} are the same runs in both folders",
     }[effect.outcome]
     sides = zip((effect.here, effect.there), names, strict=True)
@@ -150,7 +150,7 @@ def _effects_verdict(against: Against) -> str:
         "here alone": f"shown in {names[0]} alone",
         "there alone": f"shown in {names[1]} alone",
         "not shown": "shown in neither folder",
-        "no statement": "without a statement (one seed)",
+        "no statement": "without a statement (one seed, or no spread)",
         "same runs": "of the same runs",
         "not compared": "not compared",
     }

@@ -1,11 +1,12 @@
 """Welch's t test: the difference of two means of independent runs, whose spread may differ."""
 
 import math
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tst_lightning.comparison.analysis.statistics import CONFIDENCE
+from tst_lightning.comparison.analysis.statistics import CONFIDENCE, NO_SPREAD
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def welch_difference(one: Sequence[float], other: Sequence[float]) -> WelchDiffe
         return None
     sizes = (len(one), len(other))
     mean = math.fsum(one) / len(one) - math.fsum(other) / len(other)
-    if min(sizes) < 2 or len(set(one)) == len(set(other)) == 1:
+    size = max(map(abs, (*one, *other)))
+    if min(sizes) < 2 or max(statistics.stdev(side) for side in (one, other)) <= NO_SPREAD * size:
         return WelchDifference(sizes, mean, None, None, None)
     with warnings.catch_warnings():
         # Accuracies of one side are often equal to the last digit; the other side's spread is enough.

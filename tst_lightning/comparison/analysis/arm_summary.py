@@ -16,7 +16,8 @@ COSTS = ("data_tokens", "positions", "flops", "train_seconds", "wall_seconds", "
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """One downstream metric of one arm, over the seeds of finished runs that have not diverged."""
+    """One downstream metric of one arm, over the seeds of finished runs that have not diverged and were evaluated at
+    their end."""
 
     task: str
     metric: str
@@ -64,10 +65,17 @@ class ArmSummary:
         """Finished runs that have not diverged."""
         return tuple(run for run in self.finished if not run.diverged)
 
+    @property
+    def drawn(self) -> tuple[RunResult, ...]:
+        """Runs of ``mean_curve``: the averaged ones, or, as long as there are none, those on their way.
+
+        A curve that ends early would cut off the mean of all, and one on its way is no finished model.
+        """
+        return self.averaged or tuple(run for run in self.runs if run.curve.steps and not run.diverged)
+
     def mean_curve(self, x: str) -> tuple[np.ndarray, np.ndarray]:
-        """The arm's curve of validation loss against ``x``, a field of ``Curve``, averaged over seeds that have
-        not diverged."""
-        _, x_values, losses = mean_of_curves([run.curve for run in self.runs if not run.diverged], x)
+        """The arm's curve of validation loss against ``x``, a field of ``Curve``, averaged over ``drawn``."""
+        _, x_values, losses = mean_of_curves([run.curve for run in self.drawn], x)
         return x_values, losses
 
     def switch_at(self, x: str) -> float | None:
@@ -114,7 +122,7 @@ def mean_of_curves(curves: Sequence[Curve], x: str) -> tuple[np.ndarray, np.ndar
 def _summarize_scores(runs: Sequence[RunResult]) -> tuple[ScoreSummary, ...]:
     found: dict[tuple[str, str], dict[int, object]] = {}
     for run in runs:
-        for score in run.scores:
+        for score in run.final_scores:
             found.setdefault((score.task, score.metric), {})[run.seed] = score
     summaries = []
     for (task, metric), scores in found.items():

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tst_lightning.comparison.analysis.evaluations import ResultsFile, Score, read_evaluation
 from tst_lightning.comparison.analysis.event_files import scalar_events
 from tst_lightning.comparison.design.arms import Arm
 from tst_lightning.comparison.design.experiment import Experiment, run_folder
 from tst_lightning.comparison.design.halving import dropped_arms
 from tst_lightning.comparison.running import folder as run_files
-from tst_lightning.evaluation.metrics import metric_values
 from tst_lightning.files import read_json
 
 CONFIG_FILE = "config.yaml"
@@ -29,8 +29,6 @@ CURVE_TAGS = {
     "bits_per_byte": "val/bits_per_byte",
 }
 _LOSS_TAG = "val/loss"
-SETTINGS = ("limit", "max_length", "precision")
-"""Of lm-eval's ``config``."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,6 @@ class Curve:
     seconds: list[float] = field(default_factory=list)
     """Time spent training, validation left out."""
     bits_per_byte: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Score:
-    """One metric of one downstream task."""
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    """Standard error over the task's items, as lm-eval gives it."""
-    items: int | None
-    higher_is_better: bool
-    in_group: bool
-    """A part of a group whose own score stands beside it."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +67,8 @@ class RunResult:
     command: str
     config: str
     """The resolved configuration, as YAML text."""
-    results_file: Path | None = None
-    """lm-eval's file that ``scores`` come from; the logs of items lie beside it."""
-    evaluation_settings: dict[str, Any] = field(default_factory=dict)
-    """What scores depend on beside the model: only scores under the same settings are compared."""
+    results_files: tuple[ResultsFile, ...] = ()
+    """lm-eval's files that ``scores`` come from, newest first."""
     note: str = ""
     """What more is to be said about the status."""
 
@@ -95,6 +76,21 @@ class RunResult:
     def final_loss(self) -> float | None:
         """Validation loss at the last step of a finished run; None otherwise."""
         return self.curve.val_loss[-1] if self.status == "finished" else None
+
+    @property
+    def evaluated_early(self) -> bool:
+        """The last evaluation was before the end of training: ``scores`` are not those of the finished model."""
+        steps = self.progress.get("max_steps")
+        return bool(steps) and self.evaluated_step is not None and self.evaluated_step < steps
+
+    @property
+    def final_scores(self) -> tuple[Score, ...]:
+        """Scores of the model at the end of training."""
+        return () if self.evaluated_early else self.scores
+
+    def settings_of(self, task: str) -> dict[str, Any]:
+        """Of the evaluation that a task's or group's scores come from."""
+        return next((file.settings for file in self.results_files if task in file.tasks), {})
 
     @property
     def diverged(self) -> bool:
@@ -129,12 +125,16 @@ def read_run(arm: str, seed: int, folder: Path) -> RunResult:
             status, note = "unreadable", f"{run_files.FINISHED_FILE} is not readable as JSON"
         elif not curve.steps:
             status, note = "unreadable", "its event files hold no validation loss"
+        elif curve.steps[-1] < (progress.get("max_steps") or 0):
+            # Every run validates at its end: the end of the events is lost, and with it the final loss.
+            status = "unreadable"
+            note = f"last validation at {curve.steps[-1]:,} of {progress['max_steps']:,}"
     elif progress or curve.steps or (folder / run_files.PROGRESS_FILE).exists():
         status = "unfinished"
     return RunResult(
         arm, seed, folder, status, curve, evaluation.scores, evaluation.step,
         progress, finished or {}, command, _text(folder / CONFIG_FILE),
-        evaluation.results_file, evaluation.settings, note,
+        evaluation.results_files, note,
     )  # fmt: skip
 
 
@@ -172,59 +172,6 @@ def read_scalars(folder: Path, tags: Sequence[str]) -> dict[str, dict[int, float
             kept = {step: value for step, value in merged[tag].items() if step < first}
             merged[tag] = kept | dict(points)
     return merged
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The downstream evaluation of a run that counts."""
-
-    step: int | None = None
-    scores: tuple[Score, ...] = ()
-    results_file: Path | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """Downstream scores of the last step that was evaluated, from lm-eval's newest results file there."""
-    found = []
-    for path in folder.glob("step=*/results_*.json"):
-        step = path.parent.name.removeprefix("step=")
-        if step.isdigit():
-            found.append((int(step), path.name, path))
-    for step, _, path in sorted(found, reverse=True):
-        results = read_json(path) or {}
-        try:
-            return Evaluation(step, _scores(results), path, _settings(results))
-        except (KeyError, TypeError, AttributeError, ValueError):  # not what lm-eval writes
-            continue
-    return Evaluation()
-
-
-def _settings(results: dict[str, Any]) -> dict[str, Any]:
-    config = results.get("config") or {}
-    versions = {f"version of {task}": version for task, version in (results.get("versions") or {}).items()}
-    return {key: config[key] for key in SETTINGS if key in config} | versions
-
-
-def _scores(results: dict[str, Any]) -> tuple[Score, ...]:
-    groups = results.get("group_subtasks") or {}
-    members = {task for group, tasks in groups.items() if group in results["results"] for task in tasks}
-    scores = []
-    for task, values in results["results"].items():
-        for metric, filter_name, value, stderr in metric_values(values):
-            higher = (results.get("higher_is_better", {}).get(task) or {}).get(metric)
-            scores.append(
-                Score(
-                    task=task,
-                    metric=metric if filter_name == "none" else f"{metric} ({filter_name})",
-                    value=value,
-                    stderr=stderr,
-                    items=(results.get("n-samples", {}).get(task) or {}).get("effective"),
-                    higher_is_better=higher if isinstance(higher, bool) else "perplexity" not in metric,
-                    in_group=task in members,
-                )
-            )
-    return tuple(scores)
 
 
 def _with_trunk(run: RunResult, arm: Arm, runs: Mapping[tuple[str, int], RunResult]) -> RunResult:

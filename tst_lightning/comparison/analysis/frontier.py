@@ -62,7 +62,7 @@ class SpeedUp:
     """Lower end of its 95 % interval (Student t on logarithms); None below two seeds."""
     high: float | None
     n: int
-    """Seeds."""
+    """Seeds that were looked at: those with a finished run of every length of both."""
     note: str
     """Why there is no ratio, or what was done to get it."""
 
@@ -81,7 +81,7 @@ class Overtaking:
     by_seed: dict[int, float | None]
     """The same seed by seed, in steps; the shortest length for a seed that is ahead at all of them."""
     agree: int
-    """Seeds that end on the same side as the mean: ahead or behind at the longest length."""
+    """Seeds of which the same is true as of the mean: ahead at every length, overtaking on the way, or neither."""
     shortest: int
     """The range: steps of the shortest run of both ..."""
     longest: int
@@ -168,9 +168,10 @@ def _with_baseline(found: Sequence[Frontier], baseline: str) -> list[tuple[Front
 
 def _speed_up(method: Frontier, reference: Frontier, owner: Frontier, point: FrontierPoint) -> SpeedUp:
     """Seed by seed, at the loss that the owner's run of that seed ended with."""
-    seeds = [
-        seed for seed in point.loss_by_seed if all(len(_of_seed(side, seed)[0]) > 1 for side in (method, reference))
-    ]
+    # A frontier with fewer points is interpolated over wider gaps: its ratio is not of one kind with the others'.
+    points = [*method.points, *reference.points]
+    seeds = [seed for seed in point.loss_by_seed if all(seed in other.loss_by_seed for other in points)]
+    left_out = sorted({seed for other in points for seed in other.loss_by_seed}.difference(seeds))
     losses = [point.loss_by_seed[seed] for seed in seeds]
     logs, notes = [], []
     for seed, loss in zip(seeds, losses, strict=True):
@@ -183,9 +184,11 @@ def _speed_up(method: Frontier, reference: Frontier, owner: Frontier, point: Fro
     if len(logs) < len(seeds) or not seeds:
         # The seeds left would be those that suit one side: no mean of them is fair.
         reached_by = f", {len(logs)} of {len(seeds)} seeds reach it" if logs else ""
-        notes = [OUTSIDE + reached_by if seeds else "no seed with finished runs of two lengths of both"]
+        notes = [OUTSIDE + reached_by if seeds else "no seed with finished runs of all lengths of both"]
         logs = []
-    over_seeds = summarize(logs)
+    if seeds and left_out:
+        notes.append(f"without finished runs of all lengths of both, left out: seed {', '.join(map(str, left_out))}")
+    over_seeds = summarize(logs, size=1.0)
     ratio, low, high = (
         (None, None, None)
         if over_seeds is None
@@ -212,8 +215,10 @@ def _overtaking(method: Frontier, reference: Frontier) -> Overtaking | None:
     shortest = max(method.points[0].steps, reference.points[0].steps)
     found = _crossing(*means)
     by_seed: dict[int, float | None] = {}
+    outcomes = []
     for seed, sides in curves.items():
         one = _crossing(*sides)
+        outcomes.append(_outcome(one))
         by_seed[seed] = None if one is None else float(shortest) if one.from_start else _steps_at(method, one.x)
     crosses = found is not None and not found.from_start
     return Overtaking(
@@ -223,7 +228,7 @@ def _overtaking(method: Frontier, reference: Frontier) -> Overtaking | None:
         flops=math.exp(found.x) if crosses else None,
         from_start=found is not None and found.from_start,
         by_seed=by_seed,
-        agree=sum((place is None) == (found is None) for place in by_seed.values()),
+        agree=outcomes.count(_outcome(found)),
         shortest=shortest,
         longest=min(method.points[-1].steps, reference.points[-1].steps),
     )
@@ -235,6 +240,10 @@ def _crossing(method: _Curve, reference: _Curve) -> Crossing | None:
     places = np.union1d(x, other_x)
     places = places[(places >= max(x[0], other_x[0])) & (places <= min(x[-1], other_x[-1]))]
     return crossing(places, np.interp(places, x, y), places, np.interp(places, other_x, other_y))
+
+
+def _outcome(found: Crossing | None) -> str:
+    return "never" if found is None else "from the start" if found.from_start else "crosses"
 
 
 def _steps_at(frontier: Frontier, log_flops: float) -> float:

@@ -8,7 +8,7 @@ from functools import reduce
 import numpy as np
 
 from tst_lightning.comparison.analysis.items import ItemLogs, ItemValues
-from tst_lightning.comparison.analysis.statistics import CONFIDENCE
+from tst_lightning.comparison.analysis.statistics import CONFIDENCE, NO_SPREAD
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ItemTest:
     """Of a group (BLiMP): the number of its subtasks, each taken as a whole; None for a single task."""
     mean: float
     """In units of the metric; of a perplexity, the difference of its logarithm (nats), which items add up to."""
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
+    low: float | None
+    """Lower end of the 95 % interval; None where all differences are equal."""
+    high: float | None
     p_value: float
-    """Two-sided."""
+    """Two-sided; 1 where all differences are equal, which nothing can be told from, but for McNemar's test."""
     test: str
     """Name of the test."""
     gained: int | None = None
@@ -34,6 +34,11 @@ class ItemTest:
     """... and those that only the reference has right."""
     p_holm: float | None = None
     """``p_value`` corrected for all pairs that are compared on this metric."""
+
+    @property
+    def has_test(self) -> bool:
+        """The differences are not all equal, or only their signs matter."""
+        return self.low is not None or self.gained is not None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def _single_test(metric: str, differences: _Differences) -> ItemTest:
         gained, lost = int((single > 0).sum()), int((single < 0).sum())
         p_value = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
         return ItemTest(n, None, mean, low, high, p_value, "McNemar exact", gained, lost)
-    test = "paired t over items" + ("" if single is not None else ", means over seeds")
+    test = _test_name(low, "items", len(differences.by_seed))
     return ItemTest(n, None, mean, low, high, p_value, test)
 
 
@@ -114,7 +119,7 @@ def _group_test(
     mean, error = mean_and_error(totals, sizes)
     low, high, p_value = _student(mean, error, len(found))
     items = sum(len(differences.totals) for differences in found.values())
-    test = "paired t over subtasks" + ("" if len(logs) == 1 else ", means over seeds")
+    test = _test_name(low, "subtasks", len(logs))
     return ItemTest(items, len(found), mean, low, high, p_value, test)
 
 
@@ -145,11 +150,17 @@ def _at(values: ItemValues, keys: np.ndarray) -> np.ndarray:
     return np.searchsorted(values.keys, keys)
 
 
-def _student(mean: float, error: float, n: int) -> tuple[float, float, float]:
-    """95 % interval and two-sided p value against zero, with n - 1 degrees of freedom."""
+def _test_name(low: float | None, units: str, seeds: int) -> str:
+    if low is None:
+        return f"no test, the differences of all {units} are equal"
+    return f"paired t over {units}" + ("" if seeds == 1 else ", means over seeds")
+
+
+def _student(mean: float, error: float, n: int) -> tuple[float | None, float | None, float]:
+    """95 % interval and two-sided p value against zero, with n - 1 degrees of freedom; no test without spread."""
     from scipy import stats
 
-    if error == 0:
-        return mean, mean, 1.0 if mean == 0 else 0.0
+    if error * math.sqrt(n) <= NO_SPREAD * abs(mean):
+        return None, None, 1.0
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, n - 1))

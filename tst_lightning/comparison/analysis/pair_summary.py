@@ -33,10 +33,13 @@ class PairSummary:
     not_compared: str
     """Why losses are not compared, as ``key: value against value``; empty if they are."""
     crosses_at_step: Crossing | None
-    """Where the mean curve passes below the reference's for good; None if never, or where the runs are of different
-    lengths: a run that has ended is not compared with one on its way."""
+    """Where the mean curve passes below the reference's for good; None if never, or for the reason in
+    ``curves_not_compared``."""
     crosses_at_flops: Crossing | None
     scores: tuple[ScoreDifference, ...]
+    curves_not_compared: str = ""
+    """Why the curves of runs whose final losses are compared are not: a run that has ended is not compared with one on
+    its way. Empty if they are."""
 
 
 def summarize_pairs(experiment: Experiment, arms: Mapping[str, ArmSummary]) -> tuple[PairSummary, ...]:
@@ -80,10 +83,10 @@ def _differing_keys(arm: ArmSummary, reference: ArmSummary) -> list[str]:
 
 
 def _summarize_pair(arm: ArmSummary, reference: ArmSummary, differing: Sequence[str]) -> PairSummary:
-    difference, crossings = None, (None, None)
+    difference, crossings, reason = None, (None, None), ""
     if not differing:
         difference = paired_difference(arm.final_by_seed, reference.final_by_seed)
-        crossings = _crossings(arm, reference)
+        crossings, reason = _crossings(arm, reference)
     return PairSummary(
         arm=arm.arm,
         reference=reference.arm,
@@ -93,17 +96,22 @@ def _summarize_pair(arm: ArmSummary, reference: ArmSummary, differing: Sequence[
         crosses_at_step=crossings[0],
         crosses_at_flops=crossings[1],
         scores=(),
+        curves_not_compared=reason,
     )
 
 
-def _crossings(arm: ArmSummary, reference: ArmSummary) -> tuple[Crossing | None, Crossing | None]:
-    """At steps and at FLOPs, over the seeds that are compared."""
+def _crossings(arm: ArmSummary, reference: ArmSummary) -> tuple[tuple[Crossing | None, Crossing | None], str]:
+    """At steps and at FLOPs, over the seeds that are compared; and why the curves are not, if they are not."""
     common = arm.final_by_seed.keys() & reference.final_by_seed.keys()
     sides = [[run.curve for run in side.averaged if run.seed in common] for side in (arm, reference)]
-    if not common or {curve.steps[-1] for curve in sides[0]} != {curve.steps[-1] for curve in sides[1]}:
-        return None, None
+    if not common:
+        return (None, None), ""
+    if {curve.steps[-1] for curve in sides[0]} != {curve.steps[-1] for curve in sides[1]}:
+        return (None, None), "runs of different lengths"
     found = []
     for x in ("steps", "flops"):
         (_, arm_x, arm_y), (_, base_x, base_y) = (mean_of_curves(curves, x) for curves in sides)
+        if x == "steps" and not (len(arm_x) and len(base_x)):
+            return (None, None), "seeds without a validation step in common"
         found.append(crossing(arm_x, arm_y, base_x, base_y))
-    return found[0], found[1]
+    return (found[0], found[1]), ""

@@ -1,15 +1,18 @@
 """Downstream scores of pairs, tested over seeds and over items."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tst_lightning.comparison.analysis.arm_summary import ArmSummary
-from tst_lightning.comparison.analysis.collect import SETTINGS, RunResult, Score
+from tst_lightning.comparison.analysis.collect import RunResult
+from tst_lightning.comparison.analysis.evaluations import SETTINGS, Score
 from tst_lightning.comparison.analysis.item_tests import ItemTest, item_test
 from tst_lightning.comparison.analysis.items import ItemLogs, read_items
 from tst_lightning.comparison.analysis.statistics import CONFIDENCE, PairedDifference, correct, paired_difference
 
 Pair = tuple[ArmSummary, ArmSummary]
+_Logs = dict[int, dict[str, ItemLogs]]
+"""Seed -> task or group -> the logs of the evaluation that its scores come from."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class ScoreDifference:
     over_items: ItemTest | None
     """None where there are no logs of single items."""
     note: str = ""
-    """Why the scores are not compared, or what else must be known."""
+    """Why the scores are not compared; empty if they are."""
 
     @property
     def is_shown(self) -> bool:
@@ -58,7 +61,7 @@ def score_differences(pairs: Sequence[Pair]) -> list[tuple[ScoreDifference, ...]
     return _corrected(found)
 
 
-def _with_logs(pairs: Sequence[Pair]) -> Iterator[tuple[int, tuple[dict[int, ItemLogs], dict[int, ItemLogs]]]]:
+def _with_logs(pairs: Sequence[Pair]) -> Iterator[tuple[int, tuple[_Logs, _Logs]]]:
     """Every pair with the logs of both sides: of a reference read once, of one arm at a time in memory."""
     by_reference: dict[str, list[int]] = {}
     for place, (_, reference) in enumerate(pairs):
@@ -69,16 +72,21 @@ def _with_logs(pairs: Sequence[Pair]) -> Iterator[tuple[int, tuple[dict[int, Ite
             yield place, (_logs(pairs[place][0].averaged) if reference_logs else {}, reference_logs)
 
 
-def _logs(runs: Sequence[RunResult]) -> dict[int, ItemLogs]:
-    found = {run.seed: read_items(run.results_file) for run in runs if run.results_file is not None}
-    return {seed: logs for seed, logs in found.items() if logs.tasks}
+def _logs(runs: Sequence[RunResult]) -> _Logs:
+    found: _Logs = {}
+    for run in runs:
+        for file in run.results_files:
+            logs = read_items(file.path)
+            if logs.tasks:
+                found.setdefault(run.seed, {}).update(dict.fromkeys(file.tasks, logs))
+    return found
 
 
 def _differences(
     arm: ArmSummary,
     reference: ArmSummary,
-    arm_logs: Mapping[int, ItemLogs],
-    reference_logs: Mapping[int, ItemLogs],
+    arm_logs: _Logs,
+    reference_logs: _Logs,
 ) -> tuple[ScoreDifference, ...]:
     theirs = {(score.task, score.metric): score for score in reference.scores}
     differences = []
@@ -91,9 +99,12 @@ def _differences(
         note = _note(score.task, score.metric, seeds, arm, reference)
         over_items = None
         # A seed without logs would leave the two tests about different models.
-        if seeds and not note and set(seeds) <= arm_logs.keys() & reference_logs.keys():
-            sides = [{seed: logs[seed] for seed in seeds} for logs in (arm_logs, reference_logs)]
-            over_items = item_test(score.task, score.metric, *sides)
+        logs = [
+            {seed: side[seed][score.task] for seed in seeds if score.task in side.get(seed, {})}
+            for side in (arm_logs, reference_logs)
+        ]
+        if seeds and not note and all(len(side) == len(seeds) for side in logs):
+            over_items = item_test(score.task, score.metric, *logs)
         differences.append(
             ScoreDifference(
                 score.task, score.metric, score.higher_is_better, score.in_group,
@@ -104,21 +115,19 @@ def _differences(
 
 
 def _note(task: str, metric: str, seeds: Sequence[int], arm: ArmSummary, reference: ArmSummary) -> str:
-    """Why scores of these seeds are no comparison of finished models on the same items; empty if they are."""
+    """Why scores of these seeds are no comparison on the same items; empty if they are."""
     sides = [[run for run in side.averaged if run.seed in seeds] for side in (arm, reference)]
     if not seeds:
         return ""
-    settings = [side[0].evaluation_settings for side in sides]
+    settings = [[run.settings_of(task) for run in side] for side in sides]
     for key in (*SETTINGS, f"version of {task}"):
-        if all(key in side for side in settings) and settings[0][key] != settings[1][key]:
-            return f"not compared, {key} of the evaluation is {settings[0][key]} against {settings[1][key]}"
+        known = [{str(run[key]) for run in side if key in run} for side in settings]
+        if all(known) and len(known[0] | known[1]) > 1:
+            shown = " against ".join(" or ".join(sorted(side)) for side in known)
+            return f"not compared, {key} of the evaluation is {shown}"
     items = [{_score(run, task, metric).items for run in side} - {None} for side in sides]
     if all(items) and len(items[0] | items[1]) > 1:
         return f"not compared, {_shown(items[0])} items against {_shown(items[1])}"
-    for run in (*sides[0], *sides[1]):
-        steps = run.progress.get("max_steps")
-        if steps and run.evaluated_step is not None and run.evaluated_step < steps:
-            return f"not compared, {run.arm} seed {run.seed} was evaluated at step {run.evaluated_step} of {steps}"
     return ""
 
 

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
+NO_SPREAD = 1e-6
+"""Values whose standard deviation is a smaller share of their size are equal but for rounding: event files hold losses
+in single precision. A t test would take such a spread for certainty."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Values over seeds. ``sd``, ``low`` and ``high`` are None below two values."""
+    """Values over seeds. ``sd`` is None below two values, ``low`` and ``high`` also where the values have no spread."""
 
     n: int
     mean: float
@@ -37,7 +40,8 @@ class PairedDifference:
     low: float | None
     high: float | None
     p_value: float | None
-    """Two-sided paired t test; None below two pairs or where all differences are equal."""
+    """Two-sided paired t test; None below two pairs. 1 where all differences are equal: nothing tells how far chance
+    moves them, and the pair still counts among those that are corrected together."""
     by_seed: dict[int, float]
     p_holm: float | None = None
     """``p_value`` corrected for the comparisons made with it (``holm``); None where it was made alone."""
@@ -49,6 +53,11 @@ class PairedDifference:
             return self.p_holm < 1 - CONFIDENCE
         return self.low is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def has_test(self) -> bool:
+        """There are two pairs or more, and their differences are not all equal."""
+        return self.low is not None
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -59,8 +68,13 @@ class Crossing:
     """The arm was below at every point that both curves have."""
 
 
-def summarize(values: Sequence[float]) -> Summary | None:
-    """Mean, standard deviation and 95 % interval over seeds; None without values."""
+def summarize(values: Sequence[float], size: float | None = None) -> Summary | None:
+    """Mean, standard deviation and 95 % interval over seeds; None without values.
+
+    Args:
+        values: one per seed.
+        size: of the numbers that rounding has touched, for ``NO_SPREAD``; the largest value by default.
+    """
     from scipy import stats
 
     n = len(values)
@@ -70,6 +84,8 @@ def summarize(values: Sequence[float]) -> Summary | None:
     if n == 1:
         return Summary(1, mean, None, None, None)
     sd = float(np.std(values, ddof=1))
+    if sd <= NO_SPREAD * (max(map(abs, values)) if size is None else size):
+        return Summary(n, mean, sd, None, None)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - half, mean + half)
 
@@ -90,11 +106,12 @@ def paired_difference(arm: Mapping[int, float], baseline: Mapping[int, float]) -
 
     differences = {seed: arm[seed] - baseline[seed] for seed in arm if seed in baseline}
     by_seed = {seed: difference for seed, difference in differences.items() if math.isfinite(difference)}
-    summary = summarize(list(by_seed.values()))
+    size = max((abs(side[seed]) for side in (arm, baseline) for seed in by_seed), default=0.0)
+    summary = summarize(list(by_seed.values()), size)
     if summary is None:
         return None
-    p_value = None
-    if summary.sd:
+    p_value = None if summary.n == 1 else 1.0
+    if summary.low is not None:
         p_value = float(stats.ttest_1samp(list(by_seed.values()), 0.0).pvalue)
     return PairedDifference(summary.n, summary.mean, summary.sd, summary.low, summary.high, p_value, by_seed)
 

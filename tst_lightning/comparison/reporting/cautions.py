@@ -1,14 +1,17 @@
 """What a reader must know before believing the tables of a report."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from tst_lightning.comparison.against.settings import settings
 from tst_lightning.comparison.analysis.collect import RunResult
 from tst_lightning.comparison.analysis.summary import ArmSummary, ComparisonSummary
-from tst_lightning.comparison.design.experiment import Experiment
+from tst_lightning.comparison.design.experiment import Experiment, run_folder
 
 _STATUS_WORDS = {"missing": "not started", "unfinished": "not finished", "unreadable": "finished but not readable"}
 _HELD_FIXED = {"initialisation": "the order of the data", "data_order": "the initial weights"}
 """What `vary` leaves as it is with the first seed."""
+_ORDER_KEYS = ("data.rows_per_group", "data.packing")
 _LISTED = 24
 """Runs named in one note; more are counted."""
 
@@ -19,9 +22,10 @@ def cautions(experiment: Experiment, summary: ComparisonSummary) -> list[str]:
     runs = [run for arm in arms for run in arm.runs]
     return [
         *_status_notes(runs),
+        *_foreign_notes(experiment),
         *_seed_notes(experiment, summary),
         *_budget_notes(summary),
-        *_last_validation_notes(arms),
+        *_order_notes(summary),
         *_branch_notes(experiment),
         *_score_notes(summary),
         *_evaluation_notes(experiment, arms),
@@ -32,7 +36,7 @@ def cautions(experiment: Experiment, summary: ComparisonSummary) -> list[str]:
 def _status_notes(runs: Sequence[RunResult]) -> list[str]:
     notes = []
     for status, words in _STATUS_WORDS.items():
-        labels = [_label(run) for run in runs if run.status == status]
+        labels = [_label(run) + (f" ({run.note})" if run.note else "") for run in runs if run.status == status]
         if labels:
             notes.append(f"These runs are {words} and are left out of all tables: {_listed(labels)}.")
     dropped = {run.arm: run.note for run in runs if run.status == "dropped"}
@@ -46,6 +50,14 @@ def _status_notes(runs: Sequence[RunResult]) -> list[str]:
             f"all means: {_listed(diverged)}."
         )
     return notes
+
+
+def _foreign_notes(experiment: Experiment) -> list[str]:
+    """Folders of runs of arms and seeds that the experiment had once, or has under another name."""
+    known = {run_folder(experiment.output_dir, arm, seed) for arm in experiment.arms for seed in experiment.seeds}
+    found = sorted(set((experiment.output_dir / "runs").glob("*/seed_*")) - known)
+    labels = [f"{folder.parent.name} seed {folder.name.removeprefix('seed_')}" for folder in found if folder.is_dir()]
+    return [f"On disk but not in the experiment, and left out: {_listed(labels)}."] if labels else []
 
 
 def _seed_notes(experiment: Experiment, summary: ComparisonSummary) -> list[str]:
@@ -79,16 +91,27 @@ def _budget_notes(summary: ComparisonSummary) -> list[str]:
     ]
 
 
-def _last_validation_notes(arms: Sequence[ArmSummary]) -> list[str]:
-    notes = []
-    for arm in arms:
-        for run in arm.finished:
-            last, planned = run.curve.steps[-1], run.progress.get("max_steps")
-            if planned and last < planned:
-                notes.append(
-                    f"The last validation of {_label(run)} was at step {last} of {planned}: its final loss is that one."
-                )
-    return notes
+def _order_notes(summary: ComparisonSummary) -> list[str]:
+    """Pairs of which a seed's runs are not given the same text in the same order."""
+    told = {name: _settings(arm) for name, arm in summary.arms.items()}
+    notes: dict[str, list[str]] = {}
+    for pair in summary.pairs:
+        ours, theirs = told[pair.arm], told[pair.reference]
+        for key in _ORDER_KEYS:
+            if key in ours and key in theirs and ours[key] != theirs[key]:
+                text = f"{key}: {ours[key]} against {theirs[key]}"
+                notes.setdefault(text, []).append(f"{pair.arm} against {pair.reference}")
+    return [
+        f"These do not read the text in the same order ({text}), so a seed's runs have less in common: "
+        f"{_listed(pairs)}."
+        for text, pairs in notes.items()
+    ]
+
+
+def _settings(arm: ArmSummary) -> dict[str, Any]:
+    """Of one of its runs: a finished one if there is, whose configuration is whole."""
+    configs = [run.config for run in sorted(arm.runs, key=lambda run: run.status != "finished") if run.config]
+    return settings(configs[0]) if configs else {}
 
 
 def _branch_notes(experiment: Experiment) -> list[str]:
@@ -118,7 +141,16 @@ def _evaluation_notes(experiment: Experiment, arms: Sequence[ArmSummary]) -> lis
     for arm in arms:
         if arm.scores or (wanted is not None and wanted.wants(arm.arm)):
             labels += [_label(run) for run in arm.averaged if not run.scores]
-    return [f"Without downstream scores so far: {_listed(labels)}."] if labels else []
+    notes = [f"Without downstream scores so far: {_listed(labels)}."] if labels else []
+    early = [
+        f"{_label(run)} (step {run.evaluated_step:,} of {run.progress['max_steps']:,})"
+        for arm in arms
+        for run in arm.averaged
+        if run.scores and run.evaluated_early
+    ]
+    if early:
+        notes.append(f"Evaluated before the end of training, and in no score: {_listed(early)}.")
+    return notes
 
 
 def _commit_notes(runs: Sequence[RunResult]) -> list[str]:

@@ -11,7 +11,7 @@ from tst_lightning.comparison.reporting.document import to_html, to_markdown
 from tst_lightning.comparison.reporting.figures import draw_figures, read_paper_curves
 from tst_lightning.comparison.reporting.plain import aligned
 from tst_lightning.comparison.reporting.report_values import report_json
-from tst_lightning.comparison.reporting.sentences import verdict_sentences
+from tst_lightning.comparison.reporting.verdict import verdict
 from tst_lightning.comparison.running.display import duration
 from tst_lightning.errors import UserError
 from tst_lightning.files import write_atomically
@@ -89,7 +89,7 @@ def terminal_summary(experiment: Experiment, summary: ComparisonSummary) -> str:
         )
     names = ("report.html", "report.md", "report.json")
     files = "\n".join(f"  {experiment.output_dir / name}" for name in names)
-    sentences = "\n".join(verdict_sentences(summary))
+    sentences = "\n".join(verdict(summary).sentences)
     return f"{sentences}\n\n{aligned(rows)}\n\n{files}"
 
 

@@ -10,7 +10,8 @@ from tst_lightning.comparison.analysis.summary import ArmSummary, ComparisonSumm
 from tst_lightning.comparison.design.experiment import Experiment
 from tst_lightning.comparison.reporting.cautions import cautions
 from tst_lightning.comparison.reporting.plain import finite
-from tst_lightning.comparison.reporting.sentences import pair_sentence, verdict
+from tst_lightning.comparison.reporting.sentences import pair_sentence
+from tst_lightning.comparison.reporting.verdict import verdict
 from tst_lightning.comparison.running.folder import now_utc
 
 FORMAT_VERSION = 2
@@ -23,7 +24,7 @@ def report_json(experiment: Experiment, summary: ComparisonSummary, results: lis
         "format_version": FORMAT_VERSION,
         "created": now_utc(),
         "experiment": asdict(experiment) | {"output_dir": str(experiment.output_dir)},
-        "verdict": verdict(summary),
+        "verdict": verdict(summary).text,
         "cautions": cautions(experiment, summary),
         "statuses": _statuses(results),
         "arms": {name: _arm_values(arm) for name, arm in summary.arms.items()},
@@ -58,9 +59,9 @@ def _pair_values(pair: PairSummary) -> dict[str, Any]:
 
 def _run_values(run: RunResult, output_dir: Path) -> dict[str, Any]:
     values = asdict(run)
-    for key in ("folder", "results_file"):
-        if values[key] is not None:
-            values[key] = values[key].relative_to(output_dir).as_posix()
+    values["folder"] = run.folder.relative_to(output_dir).as_posix()
+    for file in values["results_files"]:
+        file["path"] = file["path"].relative_to(output_dir).as_posix()
     return values
 
 

@@ -30,47 +30,10 @@ CURVES_CAUTION = (
     "so its loss there is high by design and falls after the switch (dashed line)."
 )
 
-_MANY_PAIRS = 4
-"""From so many comparisons on, a sentence about all of them comes first."""
-
-
-def verdict(summary: ComparisonSummary) -> str:
-    """``verdict_sentences`` as one text."""
-    return " ".join(verdict_sentences(summary))
-
-
-def verdict_sentences(summary: ComparisonSummary) -> list[str]:
-    """One sentence per pair, after one about all of them where there are many, then what the frontiers say."""
-    sentences = [pair_sentence(pair, summary) for pair in summary.pairs]
-    if len(summary.pairs) >= _MANY_PAIRS:
-        sentences.insert(0, grid_sentence(summary.pairs))
-    return [*sentences, *frontier_sentences(summary, headlines=True)]
-
 
 def pair_sentence(pair: PairSummary, summary: ComparisonSummary) -> str:
     """What is shown of an arm against its reference: of the validation loss, then of downstream scores."""
     return "; ".join([_loss_clause(pair, summary), *_score_clauses(pair.scores)]) + "."
-
-
-def grid_sentence(pairs: Sequence[PairSummary]) -> str:
-    """How many of the comparisons show something, and the best arm."""
-    compared = [pair for pair in pairs if pair.difference is not None]
-    if not compared:
-        return f"None of the {len(pairs)} comparisons has a finished pair of runs whose losses can be compared."
-    shown = [pair for pair in compared if pair.difference.is_shown]
-    better = sum(pair.difference.mean < 0 for pair in shown)
-    best = min(compared, key=lambda pair: pair.difference.mean)
-    counts = (
-        f"Comparisons of validation loss: {len(compared)}; shown better than the reference, after Holm's correction: "
-        f"{better}; shown worse: {len(shown) - better}; not shown: {len(compared) - len(shown)}"
-    )
-    if all(pair.difference.n == 1 for pair in compared):
-        below = sum(pair.difference.mean < 0 for pair in compared)
-        counts = f"Comparisons of validation loss, with one seed each: {len(compared)}; ended lower: {below}"
-    word = "largest gain" if best.difference.mean < 0 else "smallest loss"
-    if not best.difference.is_shown:
-        word += ", not shown"
-    return f"{counts}; {word}: {best.arm} against {best.reference} ({_plus_minus(best.difference, signed=True)})."
 
 
 def frontier_sentences(summary: ComparisonSummary, headlines: bool = False) -> list[str]:
@@ -93,14 +56,25 @@ def frontier_sentences(summary: ComparisonSummary, headlines: bool = False) -> l
 def overtaking_sentence(found: Overtaking, baseline: str) -> str:
     """From which run length on a method is ahead."""
     method, span = _named(found.method, found.variant), f"{found.shortest:,} to {found.longest:,} steps"
-    seeds = f"{found.agree} of {len(found.by_seed)} seeds agree"
     if found.from_start:
-        return f"{method} ends below {baseline} at every run length from {span} ({seeds})."
-    if found.steps is None:
-        return f"{method} is not ahead of {baseline} for good within {span} ({seeds})."
-    return (
-        f"{method} overtakes {baseline} at a run length of {found.steps:,.0f} steps, {found.flops:.3g} FLOPs ({seeds})."
-    )
+        sentence = f"{method} ends below {baseline} at every run length from {span}"
+    elif found.steps is None:
+        sentence = f"{method} is not ahead of {baseline} for good within {span}"
+    else:
+        sentence = f"{method} overtakes {baseline} at a run length of {found.steps:,.0f} steps, {found.flops:.3g} FLOPs"
+    places = [place for place in found.by_seed.values() if place is not None and place != found.shortest]
+    where = f"; seeds overtake at {_steps_range(places)} steps" if places else ""
+    seeds = len(found.by_seed)
+    if seeds == 1:
+        return f"{sentence} (one seed)."
+    if found.agree == seeds:
+        return f"{sentence} ({found.agree} of {seeds} seeds agree{where})."
+    return f"On the mean of the seeds {sentence}, which is not shown ({found.agree} of {seeds} seeds agree{where})."
+
+
+def _steps_range(places: Sequence[float]) -> str:
+    low, high = f"{min(places):,.0f}", f"{max(places):,.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def speed_up_sentence(found: SpeedUp, baseline: str) -> str:
@@ -109,7 +83,7 @@ def speed_up_sentence(found: SpeedUp, baseline: str) -> str:
     method = _named(found.method, found.variant)
     if found.ratio is None:
         return f"No speed-up of {method} at {loss}: {found.note}."
-    interval = "one seed, no interval"
+    interval = "one seed, no interval" if found.n == 1 else f"n = {found.n}, no spread over seeds, no interval"
     if found.low is not None:
         interval = f"95 % interval {found.low:.2f} to {found.high:.2f}, n = {found.n}"
         interval += "" if found.low > 1 or found.high < 1 else ", not told from 1"
@@ -124,6 +98,8 @@ def crossing_sentence(pair: PairSummary) -> str:
     if pair.difference is None:
         return f"{pair.arm}: no finished pair of runs to compare with {pair.reference}."
     at_step, at_flops = pair.crosses_at_step, pair.crosses_at_flops
+    if pair.curves_not_compared:
+        return f"{pair.arm} and {pair.reference}: {pair.curves_not_compared}, curves not compared."
     if at_step is None:
         return f"{pair.arm} never passes below {pair.reference} for good."
     if at_step.from_start:
@@ -154,7 +130,7 @@ def _loss_clause(pair: PairSummary, summary: ComparisonSummary) -> str:
     difference = pair.difference
     if pair.not_compared:
         return _not_compared(pair)
-    diverged = _diverged(pair, summary)
+    diverged = diverged_seeds(pair, summary)
     if difference is None:
         reason = diverged or f"it has no finished run with the seed of a finished {pair.reference} run"
         return f"No verdict on {pair.arm} against {pair.reference}: {reason}"
@@ -167,16 +143,18 @@ def _loss_clause(pair: PairSummary, summary: ComparisonSummary) -> str:
     facts = _facts(difference, _family(summary))
     if difference.is_shown:
         verb = "lowers" if difference.mean < 0 else "raises"
-        return f"{pair.arm} {verb} validation loss by {_plus_minus(difference)} against {where} ({facts}){left_out}"
+        return f"{pair.arm} {verb} validation loss by {plus_minus(difference)} against {where} ({facts}){left_out}"
     return (
         f"A difference in validation loss between {pair.arm} and {where} is not shown "
-        f"({_plus_minus(difference, signed=True)}, {facts}){left_out}"
+        f"({plus_minus(difference, signed=True)}, {facts}){left_out}"
     )
 
 
 def _score_clauses(scores: Sequence[ScoreDifference]) -> list[str]:
     compared = [score for score in headline_scores(scores) if score.over_seeds is not None and not score.note]
-    tested = [score for score in compared if score.over_items is not None or score.over_seeds.n > 1]
+    tested = [
+        score for score in compared if any(test and test.has_test for test in (score.over_items, score.over_seeds))
+    ]
     clauses = []
     for better in (True, False):
         found = [score for score in tested if score.is_shown and _is_better(score) == better]
@@ -184,8 +162,12 @@ def _score_clauses(scores: Sequence[ScoreDifference]) -> list[str]:
             clauses.append(f"{'better' if better else 'worse'} on " + ", ".join(_score_facts(score) for score in found))
     if unclear := [score.task for score in tested if not score.is_shown]:
         clauses.append(f"no significant difference on {', '.join(unclear)}")
-    if untested := [score.task for score in compared if score not in tested]:
-        clauses.append(f"no test on {', '.join(untested)} (one seed, no logs of items)")
+    untested = [score for score in compared if score not in tested]
+    equal = [score.task for score in untested if score.over_items is not None or score.over_seeds.n > 1]
+    if single := [score.task for score in untested if score.task not in equal]:
+        clauses.append(f"no test on {', '.join(single)} (one seed, no logs of items)")
+    if equal:
+        clauses.append(f"no test on {', '.join(equal)} (all differences are equal)")
     return clauses
 
 
@@ -213,7 +195,8 @@ def _not_compared(pair: PairSummary) -> str:
     return f"{pair.arm} cannot be compared with {pair.reference} ({pair.not_compared})"
 
 
-def _diverged(pair: PairSummary, summary: ComparisonSummary) -> str:
+def diverged_seeds(pair: PairSummary, summary: ComparisonSummary) -> str:
+    """Which seeds of a pair's two arms have diverged, in words; empty if none."""
     parts = [
         f"{name} diverged with seed {', '.join(map(str, summary.arms[name].diverged))}"
         for name in (pair.arm, pair.reference)
@@ -228,8 +211,8 @@ def _family(summary: ComparisonSummary) -> int:
 
 
 def _facts(difference: PairedDifference, family: int) -> str:
-    p_value = "no p value, all differences are equal"
-    if difference.p_value is not None:
+    p_value = "no test, all differences are equal"
+    if difference.has_test:
         p_value = _p("p", difference.p_value)
         if family > 1 and difference.p_holm is not None:
             p_value += f", {_p('Holm', difference.p_holm)}"
@@ -242,7 +225,7 @@ def _p(name: str, value: float | None) -> str:
     return f"{name} < 0.0001" if value < 1e-4 else f"{name} = {value:.2g}"
 
 
-def _plus_minus(difference: PairedDifference, signed: bool = False) -> str:
+def plus_minus(difference: PairedDifference, signed: bool = False) -> str:
     """The mean and half of its 95 % interval, with the decimals that show both."""
     mean = difference.mean if signed else abs(difference.mean)
     half = None if difference.low is None else (difference.high - difference.low) / 2

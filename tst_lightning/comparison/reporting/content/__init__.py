@@ -13,12 +13,10 @@ from tst_lightning.comparison.reporting.content.losses import curve_section, gri
 from tst_lightning.comparison.reporting.content.origin import origin_section
 from tst_lightning.comparison.reporting.document import Block, Figure, Folded, Heading, Notes, Paragraph, Verdict
 from tst_lightning.comparison.reporting.figures import method_looks
-from tst_lightning.comparison.reporting.sentences import frontier_sentences, grid_sentence, pair_sentence
+from tst_lightning.comparison.reporting.verdict import verdict
 
 __all__ = ["NONE", "report_blocks"]
 
-_SENTENCES = 8
-"""Pairs whose sentences stand open at the head of the page; more are folded under one about all of them."""
 _CAUTIONS = 8
 
 
@@ -55,22 +53,13 @@ def report_blocks(
 
 
 def _verdict_blocks(summary: ComparisonSummary) -> list[Block]:
-    """One sentence per pair and what the frontiers say; with many pairs, one about all of them."""
-    sentences = [_capital(pair_sentence(pair, summary)) for pair in summary.pairs]
-    lengths = [_capital(sentence) for sentence in frontier_sentences(summary)]
-    if len(summary.pairs) <= _SENTENCES and len(lengths) <= _SENTENCES:
-        first, *more = [*sentences, *lengths] or ["Nothing is compared with anything."]
-        return [Verdict(first, more)]
-    folded = [Folded("Each comparison in a sentence", [Notes([*sentences, *lengths])])]
-    return [Verdict(grid_sentence(summary.pairs), lengths if len(lengths) <= _SENTENCES else ()), *folded]
+    found = verdict(summary)
+    first, *more = found.sentences
+    folded = [Folded("Each comparison in a sentence", [Notes(found.details)])] if found.details else []
+    return [Verdict(first, more), *folded]
 
 
 def _caution_blocks(notes: Sequence[str]) -> list[Block]:
     if len(notes) <= _CAUTIONS:
         return [Notes(notes)]
     return [Notes(notes[:_CAUTIONS]), Folded(f"{len(notes) - _CAUTIONS} more remarks", [Notes(notes[_CAUTIONS:])])]
-
-
-def _capital(sentence: str) -> str:
-    """An arm's name stays as it is: only words are begun with a capital."""
-    return sentence[:1].upper() + sentence[1:] if sentence.startswith(("a ", "no ")) else sentence

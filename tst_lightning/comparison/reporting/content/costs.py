@@ -35,8 +35,7 @@ def cost_section(summary: ComparisonSummary, colours: Mapping[str, str], figures
     rows = []
     for arm in summary.arms.values():
         cells = [NONE if arm.costs[key] is None else show(arm.costs[key]) for _, key, show in columns]
-        superposed = arm.switch_at("flops") or 0.0
-        cells.insert(_FLOPS_PLACE, f"{superposed:.4g}")
+        cells.insert(_FLOPS_PLACE, _superposed(arm))
         rows.append([Marked(arm.arm, colours[arm.arm]), *cells])
     titles = [title for title, _, _ in columns]
     titles.insert(_FLOPS_PLACE, "of them superposed")
@@ -46,11 +45,20 @@ def cost_section(summary: ComparisonSummary, colours: Mapping[str, str], figures
             "Means over finished runs. FLOPs are counted from the model's shape, the same per position in every "
             "phase (tst_lightning/accounting.py); those before the switch are superposed. Positions are what the "
             "model's layers compute, data tokens what is read from the corpus. The whole time adds start-up, "
-            "validation and evaluation, over all restarts."
+            "validation and evaluation while training, over all restarts; not the evaluation of finished runs, which "
+            "is a step of its own."
         ),
         long_table("The costs of all arms", Table(["Arm", *titles], rows)),
         *pictures(figures, "data_tokens"),
     ]
+
+
+def _superposed(arm: ArmSummary) -> str:
+    """FLOPs before the switch; unknown as long as no run has come so far."""
+    flops = arm.switch_at("flops")
+    if flops is None:
+        return NONE if arm.switch_step or not arm.finished else "0"
+    return f"{flops:.4g}"
 
 
 def status_section(summary: ComparisonSummary, colours: Mapping[str, str]) -> list[Block]:

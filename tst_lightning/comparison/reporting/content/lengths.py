@@ -23,7 +23,8 @@ def length_section(
             Paragraph(
                 "The speed-up at a loss is the number of times that the method's FLOPs go into those that the baseline "
                 "needs for the same loss: above 1 the method is cheaper. Seed by seed both frontiers are interpolated, "
-                "straight between finished models on logarithmic axes, and never extrapolated."
+                "straight between finished models on logarithmic axes, and never extrapolated. Each interval "
+                "is of one speed-up alone, not corrected for their number."
             ),
             long_table("All speed-ups", Table(header, rows, text_columns=2)),
         ]

@@ -150,7 +150,7 @@ def _draw_transient(panel: "Axes", arms: list["ArmSummary"], material: Material,
 
 def _caption(material: Material, x: str, rows, notes: list[str], has_ends: bool, has_inset: bool) -> str:
     against = "training FLOPs" if x == "flops" else "time spent training (validation and evaluation left out)"
-    seeds = sorted({len([run for run in arm.runs if run.curve.steps]) for arms in rows for arm in arms})
+    seeds = sorted({len([run for run in arm.drawn if getattr(run.curve, x)]) for arms in rows for arm in arms})
     n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     lengths = sorted({arm.steps for arms in rows for arm in arms if arm.steps})
     parts = [f"Validation loss against {against}; lower is better."]
@@ -158,6 +158,8 @@ def _caption(material: Material, x: str, rows, notes: list[str], has_ends: bool,
         parts.append(f"Thick lines are means of n = {n} seeds, thin lines the seeds.")
     else:
         parts.append("One seed.")
+    if any(len(arm.drawn) < sum(bool(run.curve.steps) for run in arm.runs) for arms in rows for arm in arms):
+        parts.append("Runs that have not finished, or have diverged, are thin lines and in no mean.")
     if len(lengths) == 1:
         parts.append(f"The lines are the runs of {lengths[0]:,} steps.")
     if has_ends:

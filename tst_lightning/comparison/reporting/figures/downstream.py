@@ -95,7 +95,7 @@ def _draw_differences(panel: "Axes", arms, keys: list[_Key], material: Material)
             look, y = material.look(arm.arm), _places(arms, row)[arm.arm]
             seeds, items = score.over_seeds, score.over_items
             centre = seeds.mean
-            if items is not None:
+            if items is not None and items.low is not None:
                 has_items = True
                 panel.plot([items.low, items.high], [y, y], color=look.colour, linewidth=6, alpha=0.28,
                            solid_capstyle="butt", zorder=2)  # fmt: skip

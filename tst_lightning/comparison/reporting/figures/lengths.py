@@ -41,7 +41,7 @@ def length_picture(material: Material) -> Picture | None:
     )
     text += "; bars are 95 % intervals over seeds." if counts[-1] > 1 else " seed."
     if any(overtaking.steps and not overtaking.from_start for overtaking in material.summary.overtakings):
-        text += " A triangle on the line marks the length at which a method overtakes."
+        text += " A triangle on the line marks the length at which a method overtakes on the mean of the seeds."
     return Picture(figure, " ".join([text, *dict.fromkeys(note for note in notes if note)]))
 
 
