@@ -30,13 +30,21 @@ class BranchPoints(Checkpoint):
             raise UserError(f"BranchPoints: steps={steps}: give one or more steps of at least 1")
         self.steps = frozenset(steps)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A kill may have come between the run's own checkpoint of this step and this one.
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0:
+            self._save(trainer)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         path = branch_point(trainer.default_root_dir, trainer.global_step)
         # A resumed run may come by again.
-        if stepped and trainer.global_step in self.steps and not path.exists():
+        if trainer.global_step in self.steps and not path.exists():
             aside = path.with_name(f".{path.name}")
             trainer.save_checkpoint(aside)
             _appear(aside, path)

@@ -12,10 +12,11 @@ in batches. What torch counts elsewhere, and why the tests do not use it:
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import DeepseekV3Config, LlamaConfig, Qwen2MoeConfig, Qwen3Config, Qwen3MoeConfig
 
-from tst_lightning.accounting import flops_per_position
+from tst_lightning.accounting import flops_per_position, matrix_parameters
 from tst_lightning.bags import superpose_embedding
+from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.module import CausalLMModule
 
@@ -63,3 +64,32 @@ def test_fused_attention_adds_only_the_scores_it_computes_again():
     flops, model = counted(LlamaConfig(**GROUPED), attention="sdpa")
     scores_again = ROWS * LENGTH * 2 * LAYERS * WIDTH * LENGTH
     assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH) + scores_again
+
+
+def test_shared_experts_are_always_active():
+    sizes = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = Qwen2MoeConfig(**GROUPED, **sizes, shared_expert_intermediate_size=40)
+    flops, model = counted(config, experts="eager")
+    layer = model.model.layers[0].mlp
+    layer.shared_experts = layer.shared_expert  # as other families name it
+    del layer.shared_expert
+    assert any(".shared_experts." in name for name, _ in model.named_parameters())
+    assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH)
+
+
+def test_what_is_not_counted_is_refused():
+    class Convolving(torch.nn.Module):
+        config = LlamaConfig(**SIZES)
+
+        def __init__(self):
+            super().__init__()
+            self.mixer = torch.nn.Conv1d(4, 4, 3)
+
+    with pytest.raises(UserError, match=r"'mixer\.weight' has 3 dimensions and is no expert's"):
+        matrix_parameters(Convolving())
+
+    class Latent(torch.nn.Module):
+        config = DeepseekV3Config(**SIZES, kv_lora_rank=16)
+
+    with pytest.raises(UserError, match="latent attention"):
+        flops_per_position(Latent(), LENGTH)

@@ -8,6 +8,7 @@ costs the same in superposition and in recovery. What an implementation computes
 of a fused kernel, activations that are recomputed) is not counted either.
 """
 
+import re
 from dataclasses import asdict, dataclass
 
 from torch import nn
@@ -16,6 +17,9 @@ from transformers import PretrainedConfig
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
+_EXPERTS = re.compile(r"(^|\.)experts\.")
+"""In a weight's name. ``shared_experts`` are none of these: every position goes through them."""
+
 
 def matrix_parameters(model: nn.Module) -> int:
     """Weights that take part in a matrix product for each position; a tied head counts, its table does not.
@@ -23,14 +27,21 @@ def matrix_parameters(model: nn.Module) -> int:
     Of a mixture of experts, as many count as a position is sent to.
 
     Raises:
-        UserError: expert weights in a model whose configuration does not say how many experts are active.
+        UserError: expert weights in a model whose configuration does not say how many experts are active, or weights
+            with three and more dimensions that are no experts', such as a convolution's.
     """
     total = 0
     for module_name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             continue
         for name, weight in module.named_parameters(recurse=False):
-            is_expert = weight.ndim == 3 or "experts." in f"{module_name}.{name}"
+            path = f"{module_name}.{name}"
+            is_expert = _EXPERTS.search(path) is not None
+            if weight.ndim >= 3 and not is_expert:
+                raise UserError(
+                    f"the FLOPs of a {model.config.model_type} model cannot be counted: '{path}' has {weight.ndim} "
+                    "dimensions and is no expert's, and only plain matrix products are counted"
+                )
             if weight.ndim >= 2:
                 total += round(weight.numel() * (_active_share(model.config) if is_expert else 1))
     return total
@@ -43,7 +54,7 @@ def _active_share(config: PretrainedConfig) -> float:
     every = next((number for number in experts if number), None)
     if not active or not every:
         raise UserError(
-            f"the FLOPs of a {config.model_type} model cannot be counted: it has expert (three-dimensional) weights, "
+            f"the FLOPs of a {config.model_type} model cannot be counted: it has weights of experts, "
             "and its configuration has no num_experts_per_tok and num_experts to say how many are active"
         )
     return active / every
@@ -57,11 +68,16 @@ def flops_per_position(model: nn.Module, sequence_length: int) -> int:
         sequence_length: ``L``, positions of a row.
 
     Raises:
-        UserError: a model without attention heads, or see ``matrix_parameters``.
+        UserError: a model without attention heads or with low-rank keys and values, or see ``matrix_parameters``.
     """
     config = model.config.get_text_config()
     if not getattr(config, "num_attention_heads", None):
         raise UserError(f"the FLOPs of a {config.model_type} model cannot be counted: it has no attention heads")
+    if getattr(config, "kv_lora_rank", None):
+        raise UserError(
+            f"the FLOPs of a {config.model_type} model cannot be counted: the heads of its latent attention "
+            "(kv_lora_rank) have no single width"
+        )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = config.num_attention_heads * head_dim
     return 6 * matrix_parameters(model) + 12 * config.num_hidden_layers * attention_width * sequence_length

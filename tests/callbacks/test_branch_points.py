@@ -46,7 +46,7 @@ def test_a_branch_does_not_save_its_start_in_the_middle_of_the_next_step(prepare
     fit(prepared_dir, tmp_path / "trunk", 6, [2], accumulate_grad_batches=2)
     start = branch_point(tmp_path / "trunk", 2)
     fit(prepared_dir, tmp_path / "branch", 4, [2, 3], ckpt_path=start, accumulate_grad_batches=2)
-    assert saved(tmp_path / "branch") == {"step=3.ckpt": (3, 6)}
+    assert saved(tmp_path / "branch") == {"step=2.ckpt": (2, 4), "step=3.ckpt": (3, 6)}
 
 
 def test_a_resumed_run_does_not_write_again(prepared_dir, tmp_path):
@@ -79,6 +79,20 @@ def test_a_kill_while_it_saves_leaves_no_half_checkpoint(prepared_dir, tmp_path,
 
     fit(prepared_dir, tmp_path, 3, [2])
     assert saved(tmp_path) == {"step=2.ckpt": (2, 2)}
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_point_that_a_kill_prevented_is_made_up_for(prepared_dir, tmp_path, accumulated):
+    options = {"accumulate_grad_batches": accumulated}
+    straight = fit(prepared_dir, tmp_path / "straight", 6, **options)
+    fit(prepared_dir, tmp_path / "trunk", 10, [3], **options)
+    # All that a kill at step 3 leaves: the run's own checkpoint of that step, without the point.
+    point = branch_point(tmp_path / "trunk", 3)
+    last = point.rename(point.with_name("last.ckpt"))
+    fit(prepared_dir, tmp_path / "trunk", 10, [3], ckpt_path=last, **options)
+    assert saved(tmp_path / "trunk")["step=3.ckpt"] == (3, 3 * accumulated)
+    branch = fit(prepared_dir, tmp_path / "branch", 6, ckpt_path=point, **options)
+    assert weights_hash(branch) == weights_hash(straight)
 
 
 @pytest.mark.parametrize("steps", [[], [0], [3, -1], [True]])

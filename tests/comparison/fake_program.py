@@ -62,7 +62,7 @@ def main() -> int:
 def evaluate(arguments: list[str]) -> int:
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     folder = Path(options["--output_dir"])
-    trace(folder.parents[1] / "evaluation_trace.jsonl", arguments)
+    trace(Path(options["--ckpt_path"]).parents[1] / "evaluation_trace.jsonl", arguments)
     if options["--tasks"] == "broken":
         print("no such task")
         return 7

@@ -5,7 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from tst_lightning.comparison.design.arms import Overlay, plain_arms
+from plain_arms import plain_arms
+
+from tst_lightning.comparison.design.arms import Overlay
 from tst_lightning.comparison.design.experiment import Experiment, Run
 from tst_lightning.comparison.running.runner import Outcome, Runner
 from tst_lightning.comparison.running.waiting import Failure

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from plain_arms import plain_arms
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from tst_lightning.comparison.design.arms import Arm, Overlay, plain_arms
+from tst_lightning.comparison.design.arms import Arm, Overlay
 from tst_lightning.comparison.design.experiment import Experiment, run_folder
 
 POSITIONS_PER_STEP = 4096

@@ -15,8 +15,8 @@ from tst_lightning.comparison.against.compare import Against, compare_folders
 from tst_lightning.comparison.against.report import write_against
 from tst_lightning.comparison.against.reported import read_reported
 from tst_lightning.comparison.against.sentences import cautions, effect_sentence, labels, loss_sentence, verdict
-from tst_lightning.comparison.against.settings import differing_settings, settings
 from tst_lightning.comparison.against.welch import welch_difference
+from tst_lightning.comparison.analysis.settings import differing_settings, settings
 from tst_lightning.comparison.command import report
 from tst_lightning.errors import UserError
 

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 from jsonargparse import auto_cli
+from plain_arms import plain_arms
 
 from tst_lightning import lightning_cli
 from tst_lightning.cli import main
 from tst_lightning.comparison import command
 from tst_lightning.comparison.command import compare, run_experiment
-from tst_lightning.comparison.design.arms import ArmSpec, Overlay, plain_arms
+from tst_lightning.comparison.design.arms import ArmSpec, Overlay
 from tst_lightning.comparison.design.experiment import Experiment
+from tst_lightning.comparison.running.folder import check_identity, claim_ahead, is_finished, take_over
 from tst_lightning.comparison.running.lock import exclusive
 from tst_lightning.errors import UserError
 
@@ -60,6 +62,52 @@ def test_a_failed_preparation_stops_before_any_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="failed with exit code 5"):
         run_experiment(experiment, experiment.runs(), 1, 1, [str(config)], FAKE)
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_an_arm_that_was_changed_is_refused_although_it_is_not_selected(tmp_path: Path) -> None:
+    experiment = trained(tmp_path, a=1.5, b=1.25)
+    run_experiment(experiment, experiment.runs(), 1, 1, (), FAKE)
+    before = (tmp_path / "experiment.json").read_text()
+    changed = trained(tmp_path, a=1.5, b=1.0)
+    with pytest.raises(UserError, match="b/seed_1' belongs to another run"):
+        run_experiment(changed, changed.runs()[:1], 1, 1, (), FAKE)
+    assert (tmp_path / "experiment.json").read_text() == before
+
+
+def test_commands_are_there_before_any_run_for_others_to_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = trained(tmp_path, a=1.5, b=1.25)
+    a, b = experiment.runs()
+    with pytest.raises(UserError, match="a seed 1 failed"):
+        run_experiment(experiment, [a, b], 1, 1, (), (sys.executable, "-c", "raise SystemExit(1)"))
+    assert "the commands of 2 runs that have not begun are in" in capsys.readouterr().err
+    for run in (a, b):
+        for path in run.folder.iterdir():
+            if path.name not in ("command.txt", "run.json"):
+                path.unlink()
+    # Nothing has begun, so the experiment may still change.
+    changed = trained(tmp_path, a=1.5, b=1.0)
+    check_identity(changed.runs())
+    assert claim_ahead(changed.runs()) == 2
+    assert (b.folder / "command.txt").read_text() == changed.runs()[1].command + "\n"
+    assert not take_over(changed.runs())
+
+
+def test_a_run_that_something_else_has_trained_counts(tmp_path: Path) -> None:
+    run = trained(tmp_path, a=1.5, b=1.25).runs()[0]
+    claim_ahead([run])
+    (run.folder / "progress.json").write_text('{"step": 10, "done": false}')
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "last.ckpt").touch()
+    assert not take_over([run])
+    (run.folder / "progress.json").write_text('{"step": 20, "done": true}')
+    (run.folder / "config.yaml").write_text("callbacks: [class_path: callbacks.DownstreamEvaluation]")
+    assert not take_over([run])  # it still evaluates
+    (run.folder / "evaluation" / "step=20").mkdir(parents=True)
+    assert take_over([run]) == [run]
+    assert is_finished(run.folder)
+    assert not take_over([run])
 
 
 def test_two_comparisons_in_one_folder(tmp_path: Path) -> None:
@@ -141,6 +189,24 @@ def test_each_arm_is_parsed_once_and_tells_how_long_it_is(tmp_path: Path, seen: 
     assert steps == [20] * 4
     assert (positional, options) == ((2, 3, []), {"budget_hours": 2.5})
     assert experiment.pairs() == [("b", "a")]
+
+
+@pytest.mark.parametrize(("devices", "threads"), [(1, 8), (4, 2), (32, 1)])
+def test_cores_are_shared_among_runs_and_their_devices(
+    tmp_path: Path, seen: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, devices: int, threads: int
+) -> None:
+    monkeypatch.setattr("tst_lightning.cores.available_cores", lambda: 16)
+    monkeypatch.setitem(CONFIG["trainer"], "devices", devices)
+    compare(**arguments(tmp_path / "out", max_arms_at_once=2))
+    assert seen.started[0][3] == (2, threads, [])
+
+
+def test_runs_on_a_gpu_do_not_share_it(tmp_path: Path, seen: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIG["trainer"], "accelerator", "gpu")
+    with pytest.raises(UserError, match=r"'a' trains on a GPU.*set max_arms_at_once to 1"):
+        compare(**arguments(tmp_path / "out", max_arms_at_once=2))
+    compare(**arguments(tmp_path / "out"))
+    assert len(seen.started) == 1
 
 
 def test_a_part_is_run_of_an_experiment_that_stays_whole(tmp_path: Path, seen: SimpleNamespace) -> None:

@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tst_lightning.comparison.design.arms import ArmSpec, Overlay
 from tst_lightning.comparison.design.comparability import require_comparable
 from tst_lightning.comparison.design.expansion import Planner, expand
-from tst_lightning.comparison.design.experiment import PROGRAM, Experiment, Run, Vary, seed_problems
+from tst_lightning.comparison.design.experiment import PROGRAM, Experiment, Run, Vary, run_folder, seed_problems
 from tst_lightning.comparison.design.planned import PlannedRun, require_final_validation
 from tst_lightning.comparison.design.scoring import EvaluationSpec
 from tst_lightning.comparison.design.selection import selected
@@ -81,7 +81,8 @@ def compare(
         budget_hours: Start no run that would end later than this.
         max_arms_at_once: Runs at a time. All arms of a seed are started before those of the next, so arms that
             train side by side share the load of the machine and their times can be compared.
-        threads_per_arm: CPU threads of each run; by default the CPUs are shared out among the runs.
+        threads_per_arm: CPU threads of each run, or of each device of a run that has several; by default the CPUs are
+            shared out.
         prepare: Configs of `tst-lightning prepare` to run first; data that are there are left alone.
         title: Heading of the report; the name by default.
         description: A paragraph for the report.
@@ -99,7 +100,7 @@ def compare(
         title=title, description=description, vary=vary, halving=halving, evaluation=evaluation,
     )  # fmt: skip
     prepare = prepare or []
-    threads = _threads(max_arms_at_once, threads_per_arm)
+    _check_side_by_side(max_arms_at_once, threads_per_arm)
     _check_prepare(prepare)
     patterns = [pattern.strip() for pattern in only.split(",")] if isinstance(only, str) else only
     names = list(experiment.arms) if patterns is None else selected(experiment.arms, patterns)
@@ -109,6 +110,8 @@ def compare(
     require_comparable(
         {arm: plan.config for arm, plan in plans.items()}, [pair for pair in experiment.pairs() if pair[0] in plans]
     )
+    _require_own_gpus(max_arms_at_once, plans)
+    threads = threads_per_arm or _threads(max_arms_at_once, plans)
     runs = [replace(run, steps=plans[run.arm].max_steps) if run.steps is None else run for run in runs]
     run_experiment(experiment, runs, max_arms_at_once, threads, prepare, budget_hours=budget_hours)
 
@@ -181,7 +184,7 @@ def run_experiment(
     from tst_lightning.comparison.design.halving import Halving
     from tst_lightning.comparison.reporting.report import write_report
     from tst_lightning.comparison.running.budget import Budget
-    from tst_lightning.comparison.running.folder import check_identity
+    from tst_lightning.comparison.running.folder import COMMAND_FILE, check_identity, claim_ahead, take_over
     from tst_lightning.comparison.running.lock import exclusive
     from tst_lightning.comparison.running.processes import FIT_PROGRAM
     from tst_lightning.comparison.running.runner import Interrupted, Runner, failure_message, left_message
@@ -192,13 +195,20 @@ def run_experiment(
     halving = experiment.halving and Halving(experiment.output_dir, arms, experiment.baseline, experiment.halving)
     require_writable(experiment.output_dir, "output_dir")
     with exclusive(experiment.output_dir):
-        check_identity(list(runs))
+        check_identity(experiment.runs())  # all: the report shows those that are not selected too
+        for run in take_over(runs):
+            print(f"{run.label}: trained by its command, without this one: taken as finished", file=sys.stderr)
         runner = Runner(
             runs, max_arms_at_once, threads_per_arm, program,
             arms=arms, budget=budget, halving=halving, evaluation=experiment.evaluation,
         )  # fmt: skip
         experiment.save()
         _prepare(prepare, program)
+        # Of an experiment with halving it is not known yet which of the longer runs there will be.
+        claimed = claim_ahead([run for run in runs if not halving or halving.may_run(run.arm)])
+        if claimed:
+            where = run_folder(experiment.output_dir, "ARM", "N") / COMMAND_FILE
+            print(f"the commands of {claimed} runs that have not begun are in {where}", file=sys.stderr)
         try:
             outcome = runner.run()
         except Interrupted as interruption:
@@ -215,16 +225,27 @@ def run_experiment(
         raise UserError(failure_message(outcome.failures))
 
 
-def _threads(max_arms_at_once: int, threads_per_arm: int | None) -> int:
-    from tst_lightning.cores import available_cores
-
+def _check_side_by_side(max_arms_at_once: int, threads_per_arm: int | None) -> None:
     if max_arms_at_once < 1:
         raise UserError(f"max_arms_at_once is {max_arms_at_once}: give 1 or more runs at a time")
-    if threads_per_arm is None:
-        return max(1, available_cores() // max_arms_at_once)
-    if threads_per_arm < 1:
+    if threads_per_arm is not None and threads_per_arm < 1:
         raise UserError(f"threads_per_arm is {threads_per_arm}: give 1 or more")
-    return threads_per_arm
+
+
+def _threads(max_arms_at_once: int, plans: Mapping[str, PlannedRun]) -> int:
+    """CPU threads of each process, if the user leaves it open."""
+    from tst_lightning.cores import available_cores
+
+    return max(1, available_cores() // (max_arms_at_once * max(plan.devices for plan in plans.values())))
+
+
+def _require_own_gpus(max_arms_at_once: int, plans: Mapping[str, PlannedRun]) -> None:
+    on_gpu = [arm for arm, plan in plans.items() if plan.on_gpu]
+    if max_arms_at_once > 1 and on_gpu:
+        raise UserError(
+            f"max_arms_at_once is {max_arms_at_once}, and arm '{on_gpu[0]}' trains on a GPU, which all runs at a time "
+            "would share, beginning with the first: set max_arms_at_once to 1"
+        )
 
 
 def _check_prepare(prepare: Sequence[str]) -> None:

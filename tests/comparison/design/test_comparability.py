@@ -1,7 +1,3 @@
-import json
-import shutil
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -143,18 +139,12 @@ def test_pairs_are_refused_before_any_run() -> None:
     )
 
 
-def test_other_tokenizers_are_named_where_the_data_are_prepared(prepared_dir: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(prepared_dir, tmp_path / "other"))
-    configs = {name: config({"data_dir": str(path)}) for name, path in (("a", prepared_dir), ("b", other))}
-    with pytest.raises(UserError, match="data_dir") as caught:
-        require_comparable(configs, [("b", "a")])
-    assert "tokenizer: " not in str(caught.value)
+@pytest.mark.parametrize(("ours", "theirs"), [(None, 1.0), (1.0, None), (4, 4), (0.5, 0.5)])
+def test_as_much_of_the_validation_text(ours: object, theirs: object) -> None:
+    assert difference(config(trainer={"limit_val_batches": ours}), config(trainer={"limit_val_batches": theirs})) == []
 
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["tokenizer"] |= {"hash": "f" * 64, "vocab_size": 300}
-    (other / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"tokenizer: 300 tokens with hash f{12} against 257 tokens with hash"):
-        require_comparable(configs, [("b", "a")])
-    configs["b"]["data"]["data_dir"] = {str(other): 1.0}
-    with pytest.raises(UserError, match="tokenizer: 300 tokens"):
-        require_comparable(configs, [("b", "a")])
+
+@pytest.mark.parametrize(("ours", "theirs"), [(1, 1.0), (1, None), (4, 8), (0.5, 1.0)])
+def test_less_of_the_validation_text(ours: object, theirs: object) -> None:
+    values = [config(trainer={"limit_val_batches": value}) for value in (ours, theirs)]
+    assert difference(*values) == [f"trainer.limit_val_batches: {ours} against {theirs}"]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from plain_arms import plain_arms
 
 from callbacks.branch_points import branch_point
-from tst_lightning.comparison.design.arms import Arm, Overlay, plain_arms
+from tst_lightning.comparison.design.arms import Arm, Overlay
 from tst_lightning.comparison.design.experiment import Experiment, _value_text
 from tst_lightning.comparison.design.scoring import EvaluationSpec
 from tst_lightning.errors import UserError
@@ -110,8 +111,8 @@ def test_override_values_survive_the_command_line(value: object) -> None:
         ({"base": Overlay([], {"trainer.default_root_dir": "x"})}, "cannot be overridden"),
         ({"evaluation": EvaluationSpec([])}, "evaluation: no tasks given"),
         (
-            {"evaluation": EvaluationSpec(["piqa"], arms=["tst-*"])},
-            "no arm is named like tst-*: there are baseline, tst",
+            {"evaluation": EvaluationSpec(["piqa"], arms=["tst-*", "tst"])},
+            "nothing is named like 'tst-*': there are baseline, tst",
         ),
         ({"halving": 0.5}, "two or more `lengths`"),
         ({"halving": 1.0}, "halving is 1.0"),

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from jsonargparse import auto_cli
 
 from tst_lightning.comparison.design.arms import ArmSpec
 from tst_lightning.comparison.design.grid import grid_problems, methods
@@ -39,6 +42,29 @@ def test_values_keep_their_type_and_the_order_in_which_they_stand() -> None:
     }  # fmt: skip
     assert last.equal_data_with == "other_8"
     assert spec.overrides["s"] == "{s}"
+
+
+def test_true_and_false_are_written_as_in_yaml() -> None:
+    spec = ArmSpec(["{b}.yaml"], {"x": "{b}", "text": "b={b}"}, grid={"b": [True, False]})
+    assert not grid_problems("tst_{b}", spec)
+    found = methods("tst_{b}", spec)
+    assert [method.name for method in found] == ["tst_true", "tst_false"]
+    assert [method.overlay.overrides for method in found] == [
+        {"x": True, "text": "b=true"}, {"x": False, "text": "b=false"}
+    ]  # fmt: skip
+    assert found[0].overlay.configs == ["true.yaml"]
+
+
+def test_true_stays_true_from_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "experiment.yaml"
+    config.write_text("arms: {'tst_{b}{n}{x}': {grid: {b: [true, false], n: [1, 0], x: [1.5, a]}}}")
+    seen = []
+
+    def take(arms: dict[str, ArmSpec]) -> None:
+        seen.extend(arms.values())
+
+    auto_cli(take, args=["--config", str(config)], as_positional=False)
+    assert repr(seen[0].grid) == "{'b': [True, False], 'n': [1, 0], 'x': [1.5, 'a']}"
 
 
 @pytest.mark.parametrize(

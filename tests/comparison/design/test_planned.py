@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import torch
 
 from callbacks import SuperpositionCallback
 from tst_lightning.comparison.design.planned import PlannedRun, plan_of, require_final_validation
@@ -142,3 +143,32 @@ def test_runs_that_would_be_judged_by_another_step(interval: object, last: int, 
     with pytest.raises(UserError, match=message):
         require_final_validation({"a": plan_of(config()), "b": plan})
     require_final_validation({"b": plan_of(config(max_steps=5700, val_check_interval=instead))})
+
+
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_a_run_without_validation_is_refused(limit: float) -> None:
+    with pytest.raises(UserError, match="limit_val_batches is 0, and runs are compared by their validation loss"):
+        plan_of(config(limit_val_batches=limit))
+    assert plan_of(config(limit_val_batches=1))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "expected"),
+    [
+        ("cpu", 1, (1, False)),
+        ("cpu", "auto", (1, False)),
+        ("gpu", 8, (8, True)),
+        ("gpu", "4", (4, True)),
+        ("cuda", [0, 2], (2, True)),
+        ("gpu", "1,3,", (2, True)),
+        ("gpu", -1, (3, True)),
+        ("auto", "auto", (3, True)),
+        ("auto", 2, (2, True)),
+    ],
+)
+def test_devices(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, devices: object, expected: tuple[int, bool]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    plan = plan_of(config(accelerator=accelerator, devices=devices))
+    assert (plan.devices, plan.on_gpu) == expected

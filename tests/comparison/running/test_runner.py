@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from fake_runs import FAKE, labels, make_runs, run_all, starts
+from plain_arms import plain_arms
 
-from tst_lightning.comparison.design.arms import Overlay, plain_arms
+from tst_lightning.comparison.design.arms import Overlay
 from tst_lightning.comparison.design.experiment import Experiment, Run
 from tst_lightning.comparison.running import budget
 from tst_lightning.comparison.running.budget import Budget
@@ -23,10 +24,10 @@ PARENT = """
 import sys
 from pathlib import Path
 from tst_lightning.comparison.command import run_experiment
-from tst_lightning.comparison.design.arms import Overlay, plain_arms
+from tst_lightning.comparison.design.arms import Arm, Overlay
 from tst_lightning.comparison.design.experiment import Experiment
 experiment = Experiment("e", Path(sys.argv[1]), (1,), Overlay([], {"fake": "sleep"}),
-                        plain_arms({"a": Overlay(), "b": Overlay()}, "a"), "a")
+                        {name: Arm(name, name, Overlay()) for name in "ab"}, "a")
 run_experiment(experiment, experiment.runs(), 2, 1, program=sys.argv[2:])
 """
 
@@ -200,6 +201,30 @@ def test_folder_of_another_command_is_refused_and_left_alone(tmp_path: Path) -> 
     (changed[1].folder / "run.json").unlink()
     with pytest.raises(UserError, match="--fake=meet"):
         check_identity(changed)
+
+
+@pytest.mark.parametrize(
+    ("swapped", "accepted"),
+    [
+        (("--trainer.max_steps=3", "--trainer.val_check_interval=2"), True),
+        (("--a=1", "--a=2"), False),
+        (("--a.init_args.b=1", '--a={"class_path": "x"}'), False),
+        (("--a.init_args.b=1", "--a.class_path=x"), False),
+        (("--a.b=1", '--a+={"x": 1}'), False),
+        (("--config", "--a=1"), False),
+    ],
+)
+def test_the_order_of_options_counts_where_it_means_something(
+    tmp_path: Path, swapped: tuple[str, str], accepted: bool
+) -> None:
+    run = make_runs(tmp_path, a="ok", b="ok")[0]
+    run_all([replace(run, arguments=(*run.arguments, *swapped))])
+    now = replace(run, arguments=(*run.arguments, *reversed(swapped)))
+    if accepted:
+        check_identity([now])
+    else:
+        with pytest.raises(UserError, match="the same options stand in another order"):
+            check_identity([now])
 
 
 def test_folder_of_a_changed_config_is_refused(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_trunk_that_leaves_no_checkpoint(tmp_path: Path) -> None:
     outcome, _ = run_all(runs)
     message = failure_message(outcome.failures)
     assert labels(outcome.failures) == ["short seed 1"]
-    assert f"goes on from '{branch.starts_from}', which is gone although long seed 1 has finished" in message
+    assert f"goes on from '{branch.starts_from}', which is not there although long seed 1 has finished" in message
     # Known beforehand the next time: nothing is begun.
     with pytest.raises(
         UserError, match=f"short seed 1: not started: .*delete '{trunk.folder}' to train that run again"
@@ -114,14 +114,59 @@ def test_trained_runs_are_evaluated_at_once_and_only_once(tmp_path: Path) -> Non
     assert "evaluation of a seed 1: finished" in shown
     for run in runs:
         (line,) = (run.folder / "evaluation_trace.jsonl").read_text().splitlines()
-        assert json.loads(line)["arguments"] == spec.arguments(run.folder)
+        assert json.loads(line)["arguments"][3:5] == ["--tasks", "piqa"]
         assert json.loads(line)["threads"] == "3"
-        assert (run.folder / "evaluation" / "step=10" / "results_1.json").exists()
+        assert (run.folder / "evaluation" / "compare-1" / "step=10" / "results_1.json").exists()
         assert "tst-lightning evaluate --ckpt_path" in (run.folder / "evaluation.log").read_text()
     outcome, shown = run_all(runs, evaluation=spec)
     assert "2 of 2 runs are finished already" in shown
     run_all(runs, evaluation=EvaluationSpec(["piqa"], limit=5, arms=["b"]))
     assert [len((run.folder / "evaluation_trace.jsonl").read_text().splitlines()) for run in runs] == [1, 2]
+
+
+def test_an_added_task_is_evaluated_beside_what_is_there(tmp_path: Path) -> None:
+    (run, _) = runs = make_runs(tmp_path, a="loss:1.0", b="loss:2.0")
+    from_training = run.folder / "evaluation" / "step=10" / "results_0.json"
+    from_training.parent.mkdir(parents=True)
+    from_training.write_text("scores of the training's own evaluation")
+    for tasks in (["piqa"], ["piqa", "arc_easy"]):
+        run_all(runs, evaluation=EvaluationSpec(tasks, arms=["a"]))
+    traced = [json.loads(line) for line in (run.folder / "evaluation_trace.jsonl").read_text().splitlines()]
+    assert [one["arguments"][4] for one in traced] == ["piqa", "arc_easy"]
+    assert from_training.read_text() == "scores of the training's own evaluation"
+    results = sorted((run.folder / "evaluation").glob("compare-*/step=10/results_1.json"))
+    assert [list(json.loads(path.read_text())["results"]) for path in results] == [["piqa"], ["arc_easy"]]
+
+
+def with_branch_points(run: Run, *steps: int) -> Run:
+    callback = json.dumps({"class_path": "callbacks.BranchPoints", "init_args": {"steps": list(steps)}})
+    return replace(run, arguments=(run.arguments[0], f"--trainer.callbacks+={callback}", *run.arguments[1:]))
+
+
+def test_a_finished_trunk_stays_when_a_length_is_added(tmp_path: Path) -> None:
+    branch, _, trunk = make_branch(tmp_path, "ok", "ok")
+    run_all([with_branch_points(trunk, 5)])
+    check_identity([with_branch_points(trunk, 2, 5)])
+    check_identity([trunk])
+    with pytest.raises(UserError, match="this length was added after that"):
+        Runner([branch, with_branch_points(trunk, 2, 5)], 1, 1, FAKE)
+
+
+def test_a_finished_whole_run_stands_where_a_longer_trunk_is_added(tmp_path: Path) -> None:
+    branch, _, trunk = make_branch(tmp_path, "ok", "ok")
+    whole = replace(branch, arguments=branch.arguments[:-1], starts_from=None)
+    run_all([with_branch_points(whole, 1)])
+    check_identity([branch])
+    outcome, _ = run_all([branch, trunk])
+    assert outcome == Outcome([], [])
+    assert len(starts(branch)) == 1
+
+
+def test_a_branch_does_not_stand_for_a_whole_run(tmp_path: Path) -> None:
+    branch, _, trunk = make_branch(tmp_path, "trunk")
+    run_all([branch, trunk], max_arms_at_once=2)
+    with pytest.raises(UserError, match="its command has --ckpt_path"):
+        check_identity([replace(branch, arguments=branch.arguments[:-1], starts_from=None)])
 
 
 def test_an_evaluation_comes_before_the_next_run(tmp_path: Path) -> None:

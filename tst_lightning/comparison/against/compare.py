@@ -11,8 +11,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tst_lightning.comparison.against.reported import Reported, ReportedArm
-from tst_lightning.comparison.against.settings import differing_settings, settings
 from tst_lightning.comparison.against.welch import WelchDifference, welch_difference
+from tst_lightning.comparison.analysis.settings import differing_settings, settings
 from tst_lightning.comparison.analysis.statistics import (
     PairedDifference,
     Summary,

@@ -1,13 +1,12 @@
 """What is compared: arms, and what each lays over the `fit` command that all share."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Value = bool | int | float | str | list | dict | None
 """What YAML can say. Not ``Any``: for that the argument parser would build the object that a ``class_path``
 names, which is for `fit` to do."""
 
-Factor = int | float | str
+Factor = bool | int | float | str
 """A value of a grid."""
 
 
@@ -61,11 +60,3 @@ class Arm:
     """Name of the arm whose run this one branches off: the same method's longest."""
     branch_step: int | None = None
     """The optimizer step at which it does: where its own learning-rate decay begins."""
-
-
-def plain_arms(overlays: Mapping[str, Overlay], baseline: str) -> dict[str, Arm]:
-    """Arms without grid, variants or lengths, all compared with ``baseline``."""
-    return {
-        name: Arm(name, name, overlay, references=() if name == baseline else (baseline,))
-        for name, overlay in overlays.items()
-    }

@@ -1,4 +1,6 @@
-"""Whether two arms may be compared: the same model, validation text, tokenizer, evaluation and precision.
+"""Whether two arms may be compared: the same model, validation text, evaluation and precision.
+
+The tokenizer is the same where the validation text is: both come from ``data.data_dir``.
 
 All else may differ and is what a comparison is about: lengths, methods (callbacks), optimizer and learning rate,
 batch, packing and the order of the data.
@@ -6,7 +8,6 @@ batch, packing and the order of the data.
 
 from collections.abc import Iterable, Mapping, Sequence
 from os.path import normpath
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ Config = Mapping[str, Any]
 
 _DATA_KEYS = ("data.data_dir", "data.sequence_length", "data.validation_windows")
 """Together they choose the validation windows."""
+_TRAINER_KEYS = ("trainer.precision", "trainer.limit_val_batches")
 _MODEL_KEYS = ("model.config", "model.pretrained")
 _SAME_PRECISION = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Short forms that the Trainer takes."""
@@ -41,7 +43,6 @@ def require_comparable(configs: Mapping[str, Config], pairs: Iterable[tuple[str,
     problems = []
     for arm, reference in pairs:
         keys = differences(configs[arm], configs[reference])
-        keys += tokenizer_differences(configs[arm], configs[reference])
         if keys:
             problems.append(f"'{arm}' cannot be compared with '{reference}': " + "; ".join(keys))
     if problems:
@@ -66,31 +67,11 @@ def differences(config: Config, reference: Config) -> list[str]:
     found = []
     for key in _MODEL_KEYS:
         found += _model_differences(key, config, reference)
-    for key in (*_DATA_KEYS, "trainer.precision"):
+    for key in (*_DATA_KEYS, *_TRAINER_KEYS):
         ours, theirs = _get(config, key), _get(reference, key)
         if _ABSENT not in (ours, theirs) and _meaning(key, ours) != _meaning(key, theirs):
             found.append(f"{key}: {_shown(ours)} against {_shown(theirs)}")
     return found + _evaluation_differences(config, reference)
-
-
-def tokenizer_differences(config: Config, reference: Config) -> list[str]:
-    """The same for the tokenizers of corpora that are prepared and lie here; others are told apart by ``data_dir``."""
-    hashes, theirs = _tokenizer(config), _tokenizer(reference)
-    if hashes is None or theirs is None or hashes == theirs:
-        return []
-    return [f"tokenizer: {hashes} against {theirs}"]
-
-
-def _tokenizer(config: Config) -> str | None:
-    from tst_lightning.data.manifest import FILE_NAME, Manifest
-
-    data_dir = _get(config, "data.data_dir")
-    # The corpora of a mixture have one tokenizer; `fit` sees to that.
-    folder = Path(str(next(iter(data_dir), "") if isinstance(data_dir, Mapping) else data_dir))
-    if not (folder / FILE_NAME).is_file():
-        return None
-    tokenizer = Manifest.load(folder).tokenizer
-    return f"{tokenizer.vocab_size} tokens with hash {tokenizer.hash[:12]}"
 
 
 def _model_differences(key: str, config: Config, reference: Config) -> list[str]:
@@ -163,6 +144,8 @@ def _meaning(key: str, value: Any) -> Any:
         return _corpora(value)
     if key == "trainer.precision":
         return _SAME_PRECISION.get(str(value), str(value))
+    if key == "trainer.limit_val_batches":
+        return "1.0" if value is None else repr(value)  # 1 is one batch, 1.0 all of them, which is the default
     return value
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +43,11 @@ STEPS_KEY = "trainer.max_steps"
 """Key of `fit` that a run's length sets."""
 
 
+CHECKPOINT_OPTION = "--ckpt_path"
+_ADDED_CALLBACK = "--trainer.callbacks+="
+_BRANCH_POINTS = "callbacks.BranchPoints"
+
+
 @dataclass(frozen=True)
 class Run:
     """One arm trained with one seed."""
@@ -59,6 +63,8 @@ class Run:
     """Checkpoint of another run (a trunk) that this one goes on from; it exists once that run has come so far."""
     steps: int | None = None
     """Optimizer steps that this run trains itself, if they are known beforehand; a branch trains its decay only."""
+    method: str = ""
+    """The arm's."""
 
     @property
     def command(self) -> str:
@@ -107,7 +113,7 @@ class Experiment:
         if self.halving is not None:
             problems += halving_problems(self.arms, self.halving)
         if self.evaluation is not None:
-            problems += _evaluation_problems(self.evaluation, self.arms)
+            problems += self.evaluation.problems({name: arm.method for name, arm in self.arms.items()})
         if problems:
             raise UserError(f"experiment '{self.name}': " + "\n  ".join(problems))
 
@@ -125,7 +131,8 @@ class Experiment:
                 start = self._starts_from(arm, seed)
                 steps = None if arm.steps is None else arm.steps - (arm.branch_step or 0)
                 folder = run_folder(self.output_dir, arm.name, seed)
-                runs.append(Run(arm.name, seed, folder, self._arguments(arm, seed, start), hashes, start, steps))
+                arguments = self._arguments(arm, seed, start)
+                runs.append(Run(arm.name, seed, folder, arguments, hashes, start, steps, arm.method))
         return runs
 
     def _arguments(self, arm: Arm, seed: int, start: Path | None) -> tuple[str, ...]:
@@ -134,13 +141,13 @@ class Experiment:
         if branch_steps:
             # An argument of its own, after all others: it must not replace an override of the same key, nor
             # become the callback that `--trainer.callbacks.init_args` means.
-            callback = {"class_path": "callbacks.BranchPoints", "init_args": {"steps": branch_steps}}
-            arguments.append(f"--trainer.callbacks+={_value_text(callback)}")
+            callback = {"class_path": _BRANCH_POINTS, "init_args": {"steps": branch_steps}}
+            arguments.append(f"{_ADDED_CALLBACK}{_value_text(callback)}")
         varied = _VARIED_KEYS[self.vary]
         arguments += [f"--{key}={seed if key in varied else self.seeds[0]}" for key in SEED_KEYS]
         arguments.append(f"--{FOLDER_KEY}={run_folder(self.output_dir, arm.name, seed)}")
         if start is not None:
-            arguments.append(f"--ckpt_path={start}")
+            arguments.append(f"{CHECKPOINT_OPTION}={start}")
         return tuple(arguments)
 
     def _starts_from(self, arm: Arm, seed: int) -> Path | None:
@@ -192,7 +199,12 @@ class Experiment:
             raise UserError(f"'{path}' is not readable as an experiment ({error!r}): {again}") from error
 
 
-def run_folder(output_dir: Path, arm: str, seed: int) -> Path:
+def adds_branch_points(argument: str) -> bool:
+    """Whether an argument of a run's command has it keep the checkpoints that others branch off, and does no more."""
+    return argument.startswith(f'{_ADDED_CALLBACK}{{"class_path": "{_BRANCH_POINTS}"')
+
+
+def run_folder(output_dir: Path, arm: str, seed: int | str) -> Path:
     """Where the run of an arm with a seed lives."""
     return Path(output_dir) / "runs" / arm / f"seed_{seed}"
 
@@ -251,17 +263,6 @@ def _name_problems(experiment: Experiment) -> list[str]:
     methods = list(dict.fromkeys(arm.method for arm in experiment.arms.values()))
     if experiment.baseline not in methods:
         problems.append(f"baseline '{experiment.baseline}' is not an arm: name one of {', '.join(methods)}")
-    return problems
-
-
-def _evaluation_problems(evaluation: EvaluationSpec, arms: Mapping[str, Arm]) -> list[str]:
-    problems = []
-    try:
-        evaluation.validate()
-    except UserError as error:
-        problems.append(str(error))
-    if evaluation.arms and not any(evaluation.wants(arm) for arm in arms):
-        problems.append(f"evaluation: no arm is named like {', '.join(evaluation.arms)}: there are {', '.join(arms)}")
     return problems
 
 

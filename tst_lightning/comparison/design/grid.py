@@ -97,4 +97,9 @@ def _filled(value: Any, factors: Mapping[str, Factor], as_text: bool = False) ->
     whole = _PLACEHOLDER.fullmatch(value)
     if whole and whole[2] and not as_text:
         return factors[whole[2]]
-    return _PLACEHOLDER.sub(lambda match: f"{{{match[1]}}}" if match[1] else str(factors[match[2]]), value)
+    return _PLACEHOLDER.sub(lambda match: f"{{{match[1]}}}" if match[1] else _text(factors[match[2]]), value)
+
+
+def _text(factor: Factor) -> str:
+    """As YAML writes it."""
+    return str(factor).lower() if isinstance(factor, bool) else str(factor)

@@ -223,9 +223,12 @@ def dropped_arms(output_dir: str | Path) -> dict[str, str]:
 
 def _final_loss(run: "Run") -> float | None:
     """Final validation loss of a finished run; None if it has not finished."""
-    if not (run.folder / "finished.json").is_file():
+    # Not at the top: that module needs the experiment, which needs this one.
+    from tst_lightning.comparison.running.folder import PROGRESS_FILE, is_finished
+
+    if not is_finished(run.folder):
         return None
-    return (read_json(run.folder / "progress.json") or {}).get("val_loss")
+    return (read_json(run.folder / PROGRESS_FILE) or {}).get("val_loss")
 
 
 def _number(loss: float | None) -> float | None:

@@ -28,6 +28,9 @@ class PlannedRun:
     """Micro-batches over the whole run."""
     validation_batches: int | None = None
     """Micro-batches from one validation to the next; None where that is not known beforehand."""
+    devices: int = 1
+    """Processes on one machine, each with threads of its own."""
+    on_gpu: bool = False
 
     @property
     def data_tokens(self) -> int:
@@ -87,7 +90,8 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
     """The plan of a resolved configuration.
 
     Raises:
-        UserError: ``trainer.max_steps`` is not set, or the groups of rows do not hold the bags.
+        UserError: ``trainer.max_steps`` is not set, nothing would be validated, or the groups of rows do not hold the
+            bags.
     """
     trainer, data = config["trainer"], config["data"]
     max_steps = trainer["max_steps"]
@@ -95,6 +99,11 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
         raise UserError(
             f"trainer.max_steps is {max_steps}: set it to the number of optimizer steps, or give the experiment "
             "`lengths`"
+        )
+    if trainer.get("limit_val_batches") == 0:
+        raise UserError(
+            "trainer.limit_val_batches is 0, and runs are compared by their validation loss: remove it, or give the "
+            "same number of batches in all arms"
         )
     schedule, step_ratio = _schedule(trainer.get("callbacks"), max_steps)
     _require_groups(data, schedule)
@@ -109,6 +118,7 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
         WarmupStableDecay(**learning_rate) if known else None,
         batches := max_steps * trainer["accumulate_grad_batches"],
         _validation_batches(trainer.get("val_check_interval"), batches),
+        *_devices(trainer),
     )
 
 
@@ -146,6 +156,26 @@ def _validation_batches(interval: Any, batches: int) -> int | None:
     if isinstance(interval, float):
         return max(1, int(interval * batches))
     return interval if isinstance(interval, int) and interval > 0 else None
+
+
+def _devices(trainer: Mapping[str, Any]) -> tuple[int, bool]:
+    """How many devices of this machine the Trainer takes, and whether they are GPUs."""
+    accelerator, devices = str(trainer.get("accelerator", "cpu")), trainer.get("devices", 1)
+    on_gpu, gpus = accelerator in ("gpu", "cuda"), 0
+    if on_gpu or accelerator == "auto":
+        import torch
+
+        gpus = torch.cuda.device_count()
+        on_gpu = on_gpu or gpus > 0
+    if isinstance(devices, str) and "," in devices:
+        devices = [part for part in devices.split(",") if part.strip()]
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return len(devices), on_gpu
+    try:
+        number = int(devices)
+    except (TypeError, ValueError):  # "auto": all GPUs, or one process
+        number = -1
+    return (number if number > 0 else max(1, gpus)), on_gpu
 
 
 def _schedule(callbacks: Any, max_steps: int) -> tuple[Schedule, float | None]:

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tst_lightning.comparison.against.settings import settings
 from tst_lightning.comparison.analysis.collect import RunResult
+from tst_lightning.comparison.analysis.settings import settings
 from tst_lightning.comparison.analysis.summary import ArmSummary, ComparisonSummary
 from tst_lightning.comparison.design.experiment import Experiment, run_folder
+from tst_lightning.comparison.running.folder import has_begun
 
 _STATUS_WORDS = {"missing": "not started", "unfinished": "not finished", "unreadable": "finished but not readable"}
 _HELD_FIXED = {"initialisation": "the order of the data", "data_order": "the initial weights"}
@@ -56,7 +57,7 @@ def _foreign_notes(experiment: Experiment) -> list[str]:
     """Folders of runs of arms and seeds that the experiment had once, or has under another name."""
     known = {run_folder(experiment.output_dir, arm, seed) for arm in experiment.arms for seed in experiment.seeds}
     found = sorted(set((experiment.output_dir / "runs").glob("*/seed_*")) - known)
-    labels = [f"{folder.parent.name} seed {folder.name.removeprefix('seed_')}" for folder in found if folder.is_dir()]
+    labels = [f"{folder.parent.name} seed {folder.name.removeprefix('seed_')}" for folder in found if has_begun(folder)]
     return [f"On disk but not in the experiment, and left out: {_listed(labels)}."] if labels else []
 
 
@@ -139,7 +140,7 @@ def _evaluation_notes(experiment: Experiment, arms: Sequence[ArmSummary]) -> lis
     wanted = experiment.evaluation
     labels = []
     for arm in arms:
-        if arm.scores or (wanted is not None and wanted.wants(arm.arm)):
+        if arm.scores or (wanted is not None and wanted.wants(arm.arm, arm.method)):
             labels += [_label(run) for run in arm.averaged if not run.scores]
     notes = [f"Without downstream scores so far: {_listed(labels)}."] if labels else []
     early = [

@@ -10,12 +10,14 @@
 """
 
 import json
+import re
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tst_lightning.comparison.design.experiment import PROGRAM, Run
+from tst_lightning.comparison.design.experiment import CHECKPOINT_OPTION, PROGRAM, Run, adds_branch_points
 from tst_lightning.errors import UserError
 from tst_lightning.files import read_json, write_atomically
 
@@ -25,6 +27,7 @@ ATTEMPTS_FILE = "attempts.json"
 LOG_FILE = "log.txt"
 FINISHED_FILE = "finished.json"
 PROGRESS_FILE = "progress.json"
+CONFIG_FILE = "config.yaml"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
@@ -50,10 +53,31 @@ def check_identity(runs: list[Run]) -> None:
 
 
 def claim(run: Run) -> None:
-    """Write whose folder this is, before the first attempt."""
+    """Write whose folder this is, before the first attempt. As long as nothing else is there it may be replaced."""
     values = {"arguments": list(run.arguments), "config_sha256": run.config_hashes}
     write_atomically(run.folder / COMMAND_FILE, run.command + "\n")
     write_atomically(run.folder / IDENTITY_FILE, json.dumps(values, indent=2) + "\n")
+
+
+def claim_ahead(runs: Sequence[Run]) -> int:
+    """Claim the folders of all runs that have not begun, so that others may start them; returns how many."""
+    waiting = [run for run in runs if not has_begun(run.folder)]
+    for run in waiting:
+        claim(run)
+    return len(waiting)
+
+
+def take_over(runs: Sequence[Run]) -> list[Run]:
+    """Count runs as finished that something else has started by their command and that are done; returns them.
+
+    Something else is a scheduler, for example. What this program has started itself counts only once it has seen
+    it end well. Call ``check_identity`` before.
+    """
+    taken = [run for run in runs if _is_done_elsewhere(run.folder)]
+    for run in taken:
+        values = {"command": run.command, "finished": now_utc(), "started_by": "another program"}
+        write_atomically(run.folder / FINISHED_FILE, json.dumps(values, indent=2) + "\n")
+    return taken
 
 
 class Attempts:
@@ -77,7 +101,7 @@ class Attempts:
 
     @property
     def wall_seconds(self) -> float:
-        """Sum over attempts, start-up and evaluation included."""
+        """Sum over attempts, start-up and any evaluation by `fit` included; a comparison's own evaluation is not."""
         return round(sum(attempt["wall_seconds"] for attempt in self._attempts), 1)
 
     @property
@@ -120,7 +144,29 @@ def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a folder holds more than whose it is."""
+    claims = {COMMAND_FILE, IDENTITY_FILE}
+    return folder.is_dir() and any(
+        path.name not in claims and not path.name.startswith(".") for path in folder.iterdir()
+    )
+
+
+def _is_done_elsewhere(folder: Path) -> bool:
+    if is_finished(folder) or (folder / ATTEMPTS_FILE).exists() or not (folder / IDENTITY_FILE).is_file():
+        return False
+    progress = read_json(folder / PROGRESS_FILE) or {}
+    if progress.get("done") is not True or not (folder / LAST_CHECKPOINT).exists():
+        return False
+    # `done` is said before the evaluation at the end of training.
+    config = folder / CONFIG_FILE
+    evaluates = config.is_file() and "DownstreamEvaluation" in config.read_text()
+    return not evaluates or (folder / "evaluation" / f"step={progress.get('step')}").is_dir()
+
+
 def _differences(run: Run) -> list[str]:
+    if not has_begun(run.folder):
+        return []
     identity = read_json(run.folder / IDENTITY_FILE)
     if identity is not None:
         old, old_hashes = identity.get("arguments", []), identity.get("config_sha256", {})
@@ -130,12 +176,13 @@ def _differences(run: Run) -> list[str]:
     else:
         return []
     differences = []
-    gone, new = _without(old, run.arguments), _without(run.arguments, old)
+    old, now = _of_the_model(old, old), _of_the_model(run.arguments, old)
+    gone, new = _without(old, now), _without(now, old)
     if gone:
         differences.append(f"its command has {shlex.join(gone)}, this experiment does not")
     if new:
         differences.append(f"this experiment has {shlex.join(new)}, its command does not")
-    if not gone and not new and list(old) != list(run.arguments):
+    if not gone and not new and _orders(old) != _orders(now):
         differences.append("the same options stand in another order")
     differences += [
         f"{path} says something else than when it was begun"
@@ -143,6 +190,41 @@ def _differences(run: Run) -> list[str]:
         if path in old_hashes and old_hashes[path] != digest
     ]
     return differences
+
+
+def _of_the_model(arguments: Sequence[str], begun_with: Sequence[str]) -> list[str]:
+    """Without what changes nothing of the trained model and may change with the experiment's lengths.
+
+    Those are the points at which a run keeps checkpoints for branches, and, of a run that was begun as a whole one,
+    the trunk that it would branch off today.
+    """
+    was_whole = not any(argument.startswith(f"{CHECKPOINT_OPTION}=") for argument in begun_with)
+    return [
+        argument
+        for argument in arguments
+        if not adds_branch_points(argument) and not (was_whole and argument.startswith(f"{CHECKPOINT_OPTION}="))
+    ]
+
+
+def _orders(arguments: Sequence[str]) -> set[tuple[str, str]]:
+    """Pairs (earlier, later) of arguments whose order counts: the later may change what the earlier has set."""
+    return {
+        (earlier, later)
+        for place, later in enumerate(arguments)
+        for earlier in arguments[:place]
+        if _meet(_key(earlier), _key(later))
+    }
+
+
+def _key(argument: str) -> str:
+    """Dotted key of an option; empty for what may set any, such as a config file."""
+    option = re.match(r"--([\w.]+)\+?=", argument)
+    return option[1].removesuffix(".class_path") if option else ""
+
+
+def _meet(key: str, other: str) -> bool:
+    """Whether one lies within the other."""
+    return not key or not other or f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _without(arguments, others) -> list[str]:

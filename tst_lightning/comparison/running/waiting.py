@@ -59,7 +59,7 @@ class Waiting:
 
     def needs_evaluation(self, run: Run) -> bool:
         """Once it is trained."""
-        wanted = self._evaluation is not None and self._evaluation.wants(run.arm)
+        wanted = self._evaluation is not None and self._evaluation.wants(run.arm, run.method)
         return wanted and not is_evaluated(self._evaluation, run.folder)
 
     def next(self) -> Run | None:
@@ -123,8 +123,9 @@ class Waiting:
         if self.needs_training(trunk):
             return ""
         return (
-            f"not started: it goes on from '{run.starts_from}', which is gone although {trunk.label} has finished: "
-            f"put the file back, or delete '{trunk.folder}' to train that run again"
+            f"not started: it goes on from '{run.starts_from}', which is not there although {trunk.label} has "
+            "finished (it is gone, or this length was added after that): put the file back, or delete "
+            f"'{trunk.folder}' to train that run again"
         )
 
 

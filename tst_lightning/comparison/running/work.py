@@ -4,14 +4,13 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from tst_lightning.comparison.design.experiment import PROGRAM, Run
+from tst_lightning.comparison.design.experiment import CHECKPOINT_OPTION, PROGRAM, Run
 from tst_lightning.comparison.design.scoring import EVALUATION_LOG, EvaluationSpec, finish_evaluation
 from tst_lightning.comparison.running import folder as run_files
 from tst_lightning.comparison.running.forecast import Measured, Tracker, measured_earlier
 from tst_lightning.comparison.running.processes import Child
 
 _SAVE_EVERY_SECONDS = 10.0
-_CHECKPOINT_OPTION = "--ckpt_path"
 
 
 class Training:
@@ -35,8 +34,8 @@ class Training:
         self._saved = 0.0
         arguments = list(run.arguments)
         if self.resumed:
-            arguments = [one for one in arguments if not one.startswith(f"{_CHECKPOINT_OPTION}=")]
-            arguments.append(f"{_CHECKPOINT_OPTION}={own_checkpoint}")
+            arguments = [one for one in arguments if not one.startswith(f"{CHECKPOINT_OPTION}=")]
+            arguments.append(f"{CHECKPOINT_OPTION}={own_checkpoint}")
         heading = f"attempt {self._attempts.count}, {run_files.now_utc()}"
         self.child = Child([*program, *arguments], self.log, heading, threads)
         self.tracker = Tracker(run.folder, self.child.started_time)
