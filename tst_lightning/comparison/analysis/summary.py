@@ -17,6 +17,7 @@ from tst_lightning.comparison.analysis.frontier import (
 from tst_lightning.comparison.analysis.item_tests import ItemTest
 from tst_lightning.comparison.analysis.pair_summary import PairSummary, summarize_pairs
 from tst_lightning.comparison.analysis.score_pairs import ScoreDifference
+from tst_lightning.comparison.design.arms import Arm
 from tst_lightning.comparison.design.experiment import Experiment
 
 __all__ = [
@@ -40,7 +41,7 @@ class ComparisonSummary:
     """All that is known of a comparison."""
 
     arms: dict[str, ArmSummary]
-    """By name; of each variant and length the baseline first."""
+    """By name; variants in their order, shorter lengths first, the baseline before the others."""
     pairs: tuple[PairSummary, ...]
     """Every arm against each of its references, in the order of the arms."""
     frontiers: tuple[Frontier, ...]
@@ -71,12 +72,10 @@ def summarize_comparison(experiment: Experiment, results: Sequence[RunResult]) -
 
 
 def _order(experiment: Experiment) -> list[str]:
-    """Arms as the experiment has them, but of each variant and length the baseline first."""
-    arms = list(experiment.arms.values())
-    cells = list(dict.fromkeys((arm.variant, arm.steps) for arm in arms))
-    return [
-        arm.name
-        for arm in sorted(
-            arms, key=lambda arm: (cells.index((arm.variant, arm.steps)), arm.method != experiment.baseline)
-        )
-    ]
+    """Arms as the experiment has them, but shorter lengths first, and of each variant and length the baseline."""
+    variants = list(dict.fromkeys(arm.variant for arm in experiment.arms.values()))
+
+    def place(arm: Arm) -> tuple[int, int, bool]:
+        return variants.index(arm.variant), arm.steps or 0, arm.method != experiment.baseline
+
+    return [arm.name for arm in sorted(experiment.arms.values(), key=place)]
