@@ -20,11 +20,10 @@ from tst_lightning.comparison.analysis.statistics import (
     paired_difference,
     summarize,
 )
-from tst_lightning.comparison.design.comparability import differing_keys
+from tst_lightning.comparison.design.comparability import EVALUATION, differing_keys
 from tst_lightning.errors import UserError
 
-_EVALUATION = "DownstreamEvaluation"
-_SCORE_KEYS = tuple(f"{_EVALUATION}.{name}" for name in ("limit", "max_length", "data_dir"))
+_SCORE_KEYS = tuple(f"{EVALUATION}.{name}" for name in ("limit", "max_length", "data_dir"))
 """Evaluation settings that change a task's score; others say which tasks there are, when, and how fast."""
 
 
@@ -159,7 +158,7 @@ def _compare_arm(here: Reported, there: Reported, name: str, other: str) -> ArmA
         told_apart = differing_settings(
             settings(first, here.output_dir), settings(second, there.output_dir), [_key(text) for text in keys]
         )
-    evaluation = [text for text in keys if _EVALUATION in text]
+    evaluation = [text for text in keys if EVALUATION in text]
     not_compared = "; ".join(text for text in keys if text not in evaluation)
     repeats = {seed: one.losses[seed] - two.losses[seed] for seed in _repeated_seeds(here, there, one, two)}
     return ArmAgainst(

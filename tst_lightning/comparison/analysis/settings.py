@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
+from tst_lightning.comparison.design.comparability import ABSENT, read_config
 from tst_lightning.comparison.design.experiment import FOLDER_KEY, SEED_KEYS
 
 _TRAIN_ALIKE = (
@@ -15,10 +14,6 @@ _TRAIN_ALIKE = (
     "lightning.pytorch.callbacks.TQDMProgressBar",
 )
 """Callbacks that only look on: the same weights come out with and without them."""
-_ABSENT = "nothing"
-
-# PyYAML's C parser is ten times as fast, where it was built.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def settings(config: str, output_dir: str = "") -> dict[str, Any]:
@@ -31,14 +26,9 @@ def settings(config: str, output_dir: str = "") -> dict[str, Any]:
         config: ``config.yaml`` of a run; one that does not parse has no settings.
         output_dir: folder of the comparison that the run is a part of, as the configuration writes it.
     """
-    try:
-        values = yaml.load(config, Loader=_LOADER)
-    except yaml.YAMLError:  # cut off by a kill while it was written
-        return {}
-    if not isinstance(values, dict):
-        return {}
     flat: dict[str, Any] = {}
-    _flatten(values, "", flat)
+    for name, value in read_config(config).items():
+        _flatten(value, str(name), flat)
     run_dir = flat.pop(FOLDER_KEY, None)
     for key, value in flat.items():
         for name, folder in {"RUN": run_dir, "OUTPUT_DIR": output_dir}.items():
@@ -61,7 +51,7 @@ def differing_settings(one: Mapping[str, Any], other: Mapping[str, Any], besides
 def _flatten(value: Any, key: str, flat: dict[str, Any]) -> None:
     if isinstance(value, dict) and value:
         for name, item in value.items():
-            _flatten(item, f"{key}.{name}" if key else str(name), flat)
+            _flatten(item, f"{key}.{name}", flat)
     elif isinstance(value, list) and value and all(_is_class(item) for item in value):
         # By name and not by place: a callback more must not make all that follow differ.
         for item in value:
@@ -84,4 +74,4 @@ def _below(path: str, folder: str, name: str) -> str:
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    return str(values[key]) if key in values else _ABSENT
+    return str(values[key]) if key in values else ABSENT

@@ -23,8 +23,10 @@ _TRAINER_KEYS = ("trainer.precision", "trainer.limit_val_batches")
 _MODEL_KEYS = ("model.config", "model.pretrained")
 _SAME_PRECISION = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Short forms that the Trainer takes."""
-_EVALUATION = "DownstreamEvaluation"
-_ABSENT = "nothing"
+EVALUATION = "DownstreamEvaluation"
+"""Name of the callback whose settings decide what a score means."""
+ABSENT = "nothing"
+"""How a missing setting is shown."""
 
 # PyYAML's C parser is ten times as fast, where it was built.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -59,7 +61,7 @@ def differing_keys(config_text: str, reference_text: str) -> list[str]:
         config_text: ``config.yaml`` of a run; one that is missing or cut off tells nothing.
         reference_text: the same of a run of the arm that it is compared with.
     """
-    return differences(_read(config_text), _read(reference_text))
+    return differences(read_config(config_text), read_config(reference_text))
 
 
 def differences(config: Config, reference: Config) -> list[str]:
@@ -69,7 +71,7 @@ def differences(config: Config, reference: Config) -> list[str]:
         found += _model_differences(key, config, reference)
     for key in (*_DATA_KEYS, *_TRAINER_KEYS):
         ours, theirs = _get(config, key), _get(reference, key)
-        if _ABSENT not in (ours, theirs) and _meaning(key, ours) != _meaning(key, theirs):
+        if ABSENT not in (ours, theirs) and _meaning(key, ours) != _meaning(key, theirs):
             found.append(f"{key}: {_shown(ours)} against {_shown(theirs)}")
     return found + _evaluation_differences(config, reference)
 
@@ -81,9 +83,9 @@ def _model_differences(key: str, config: Config, reference: Config) -> list[str]
     if not ours.keys() & theirs.keys():  # one model is described, the other is not
         ours, theirs = {key: _get(config, key)}, {key: _get(reference, key)}
     return [
-        f"{name}: {_shown(ours.get(name, _ABSENT))} against {_shown(theirs.get(name, _ABSENT))}"
+        f"{name}: {_shown(ours.get(name, ABSENT))} against {_shown(theirs.get(name, ABSENT))}"
         for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name, _ABSENT) != theirs.get(name, _ABSENT)
+        if ours.get(name, ABSENT) != theirs.get(name, ABSENT)
     ]
 
 
@@ -92,9 +94,9 @@ def _evaluation_differences(config: Config, reference: Config) -> list[str]:
         return []
     ours, theirs = _evaluations(config), _evaluations(reference)
     if len(ours) != len(theirs):
-        return [f"trainer.callbacks: {len(ours)} {_EVALUATION} against {len(theirs)}"]
+        return [f"trainer.callbacks: {len(ours)} {EVALUATION} against {len(theirs)}"]
     return [
-        f"{_EVALUATION}.{name}: {_shown(one.get(name))} against {_shown(other.get(name))}"
+        f"{EVALUATION}.{name}: {_shown(one.get(name))} against {_shown(other.get(name))}"
         for one, other in zip(ours, theirs, strict=True)
         for name in dict.fromkeys([*one, *other])
         if one.get(name) != other.get(name)
@@ -107,11 +109,12 @@ def _evaluations(config: Config) -> list[Mapping[str, Any]]:
     return [
         callback.get("init_args") or {}
         for callback in named
-        if str(callback.get("class_path")).rpartition(".")[2] == _EVALUATION
+        if str(callback.get("class_path")).rpartition(".")[2] == EVALUATION
     ]
 
 
-def _read(text: str) -> Config:
+def read_config(text: str) -> Config:
+    """The values of a run's ``config.yaml``; one that does not parse has none."""
     try:
         values = yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError:  # cut off by a kill while it was written
@@ -123,7 +126,7 @@ def _get(config: Config, dotted: str) -> Any:
     value: Any = config
     for name in dotted.split("."):
         if not isinstance(value, Mapping) or name not in value:
-            return _ABSENT
+            return ABSENT
         value = value[name]
     return value
 

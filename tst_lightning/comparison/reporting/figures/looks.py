@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from tst_lightning.comparison.design.comparability import read_config
 from tst_lightning.drawing import COLOURS, GREYS, LINES, MARKERS
 
 if TYPE_CHECKING:
@@ -83,12 +82,11 @@ def _nth_look(place: int) -> Look:
 @functools.lru_cache(maxsize=1024)
 def _configured(config: str) -> tuple[float, float] | None:
     try:
-        values = yaml.load(config, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        callbacks = values["trainer"]["callbacks"]
+        callbacks = read_config(config)["trainer"]["callbacks"]
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         for callback in callbacks:
             if callback["class_path"].endswith("SuperpositionCallback"):
                 return callback["init_args"]["bag_size"], callback["init_args"]["step_ratio"]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):  # cut off by a kill, or of another shape
+    except (KeyError, TypeError, AttributeError):  # cut off by a kill, or of another shape
         pass
     return None
