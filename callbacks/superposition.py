@@ -12,17 +12,16 @@ The callback needs little of the module and the datamodule, so that it works wit
 
 Only if asked to begin something anew at the switch:
 
-- ``module.learning_rate_restart_step`` (``on_switch="restart"``): set in ``setup`` to the step from which the
-  module's learning rate begins anew (``WarmupStableDecay.factor`` takes it), or None;
+- ``module.learning_rate_restart`` (``on_switch`` ``restart`` and ``restart_schedule``): set in ``setup`` to the
+  ``learning_rate.Restart`` that the module's learning rate follows (``WarmupStableDecay.factor`` takes it), or None;
 - ``module.init_seed``, ``module.new_model(seed)`` and ``module.get_output_embeddings()`` (``reinitialize``): where
   the new weights come from, and what else they go to.
 
-Peng, Gigant, Quesnelle, arXiv 2605.06546, section 3.
+Peng, Gigant, Quesnelle, arXiv 2605.06546, section 3; patch-level training: Shao, Meng, Zhou, arXiv 2407.12665.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,8 +30,13 @@ from torch import nn
 from callbacks.switch import OnSwitch, Reinitialize, reinitialize_embedding_and_head, reset_optimizer
 from tst_lightning.bags import WeightKind, bag_weights, superpose_embedding
 from tst_lightning.errors import UserError
-from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.learning_rate import Restart
+from tst_lightning.losses import MultiHotCrossEntropy, TargetLoss
 from tst_lightning.schedule import Schedule, Stage
+from tst_lightning.stages import FractionOf, SuperpositionStages, TokensPerStep
+
+LossKind = Literal["multi_hot", "mce_alt", "hinge", "binary_cross_entropy"]
+STATE_VERSION = 3
 
 
 class SuperpositionCallback(Callback):
@@ -40,21 +44,36 @@ class SuperpositionCallback(Callback):
 
     Model, optimizer state and learning rate run straight through the switch, unless told otherwise. Expect the
     training loss to jump there, because the objective changes. Without this callback the same config is the
-    baseline.
+    baseline. Patch-level training is this callback with ``tokens_per_step="constant"``, ``fraction_of="data"`` and
+    ``on_switch="restart_schedule"`` (configs/method/patch_level.yaml).
 
     Args:
         bag_size: ``s``, tokens per position in superposition; the paper's best are 4 to 8. 1 is the baseline.
-        step_ratio: ``r``, share of ``trainer.max_steps`` in superposition; the paper's best are 0.2 to 0.4.
+        step_ratio: ``r``, share of ``trainer.max_steps`` in superposition; the paper's best are 0.2 to 0.4. With
+            several ``bag_sizes`` they have equal parts of it.
         recovery_step: instead of ``step_ratio``, the first optimizer step of recovery.
+        bag_sizes: instead of ``bag_size``, several, one after the other, the last of which is 1: ``[8, 4, 2, 1]``.
+        step_shares: instead of ``step_ratio``, the share of each of ``bag_sizes``; they sum to 1.
+        fraction_of: what ``step_ratio`` and ``step_shares`` are shares of: the optimizer ``steps``, or the ``data``
+            (tokens of text) that the run reads.
+        tokens_per_step: whether a superposed step reads ``s`` times the text in as many positions (``scaled``), or
+            as much text in ``s`` times fewer rows (``constant``), which costs ``s`` times less.
         weights: weight of each token of a target bag: ``uniform``, ``power_law`` (better from ``s = 8`` on),
             ``exponential``, ``first_token``, or ``s`` numbers.
+        weights_file: instead of ``weights``, the ``mutual_information.json`` that ``tst-lightning
+            mutual-information`` wrote: weights proportional to the fitted information of a token ``i`` further on.
+        loss: ``multi_hot`` cross-entropy; as ablations ``mce_alt`` (minus the log of the summed probability of the
+            bag's tokens), ``hinge`` or ``binary_cross_entropy``.
+        interpolate: share of the superposed steps, at their end, over which the target weights move linearly to the
+            bag's first token alone, which is next-token prediction.
         superpose_inputs: whether inputs are bags. If not (output-only superposition), inputs are single tokens
             that each predict the next ``s``, and no more data is read than by the baseline.
         superpose_outputs: whether targets are bags. If not (input-only), a bag predicts the next bag's first
             token.
         on_switch: when the first batch of the recovery step starts, ``carry`` the optimizer's state over (the
-            paper), ``reset_optimizer`` to forget it, or ``restart`` to also repeat the learning rate's warm-up
-            from there (patch-level training); the rate before the switch and the decay at the run's end stay.
+            paper), ``reset_optimizer`` to forget it, ``restart`` to also repeat the learning rate's warm-up from
+            there; the rate before the switch and the decay at the run's end stay. ``restart_schedule`` gives each
+            side of the switch a whole learning-rate schedule of its own (patch-level training).
         reinitialize: ``embedding_and_head`` gives both new random weights at the switch, from a seed that follows
             ``init_seed``, and forgets their optimizer state. The paper's ablation: it destroys the gain.
 
@@ -65,45 +84,69 @@ class SuperpositionCallback(Callback):
 
     def __init__(
         self,
-        bag_size: int,
+        bag_size: int | None = None,
         step_ratio: float | None = None,
         recovery_step: int | None = None,
+        bag_sizes: list[int] | None = None,
+        step_shares: list[float] | None = None,
+        fraction_of: FractionOf = "steps",
+        tokens_per_step: TokensPerStep = "scaled",
         weights: WeightKind | list[float] = "uniform",
+        weights_file: str | None = None,
+        loss: LossKind = "multi_hot",
+        interpolate: float = 0.0,
         superpose_inputs: bool = True,
         superpose_outputs: bool = True,
         on_switch: OnSwitch = "carry",
         reinitialize: Reinitialize = "none",
     ) -> None:
-        if isinstance(bag_size, bool) or not isinstance(bag_size, int) or bag_size < 1:
-            raise UserError(f"bag_size={bag_size!r}: give an integer of at least 1 (the paper's best: 4 to 8)")
-        if (step_ratio is None) == (recovery_step is None):
-            raise UserError(
-                "give exactly one of step_ratio (share of the steps) and recovery_step (a step), "
-                f"got step_ratio={step_ratio} and recovery_step={recovery_step}"
-            )
-        if step_ratio is not None and not 0 <= step_ratio < 1:
-            raise UserError(f"step_ratio={step_ratio}: give a share from 0 to below 1 (the paper's: 0.2 to 0.4)")
-        if recovery_step is not None and recovery_step < 0:
-            raise UserError(f"recovery_step={recovery_step}: give a step of at least 0")
+        self.stages = SuperpositionStages(
+            bag_size, step_ratio, recovery_step, bag_sizes and tuple(bag_sizes), step_shares and tuple(step_shares),
+            fraction_of, tokens_per_step, superpose_inputs,
+        )  # fmt: skip
         if not (superpose_inputs or superpose_outputs):
             raise UserError(
                 "superpose_inputs and superpose_outputs are both false, which leaves nothing to superpose: "
                 "drop the callback for the baseline"
             )
-        for name, value, kind in (("on_switch", on_switch, OnSwitch), ("reinitialize", reinitialize, Reinitialize)):
+        choices = (("on_switch", on_switch, OnSwitch), ("reinitialize", reinitialize, Reinitialize))
+        for name, value, kind in (*choices, ("loss", loss, LossKind)):
             if value not in get_args(kind):
                 raise UserError(f"{name}={value!r}: choose {', '.join(get_args(kind))}")
-        self.bag_size = bag_size
-        self.step_ratio = step_ratio
-        self.recovery_step = recovery_step
-        self.weights = bag_weights(weights if superpose_outputs else "first_token", bag_size)
+        if not 0 <= interpolate <= 1:
+            raise UserError(f"interpolate={interpolate}: give a share of the superposed steps, from 0 to 1")
+        self.weights_file = weights_file
+        self.weights = self._bag_weights(weights, superpose_outputs)
         self.superpose_inputs = superpose_inputs
+        self.loss = loss
+        self.interpolate = interpolate
         self.on_switch = on_switch
         self.reinitialize = reinitialize
         self.schedule = Schedule()
         self._stage: Stage | None = None
         self._hook = None
         self._saved_state: dict[str, Any] = {}
+
+    def _bag_weights(self, weights: WeightKind | list[float], superpose_outputs: bool) -> dict[int, tuple[float, ...]]:
+        """Weights by bag size."""
+        superposed = sorted(set(self.stages.sizes))
+        if self.weights_file is not None:
+            if weights != "uniform" or not superpose_outputs:
+                raise UserError(
+                    f"weights_file='{self.weights_file}' goes neither with weights={weights!r} nor with "
+                    "superpose_outputs=false: leave one of them out"
+                )
+            from tst_lightning.data.mutual_information.weights import fitted_bag_weights
+
+            return {size: fitted_bag_weights(self.weights_file, size) for size in superposed}
+        if not isinstance(weights, str) and superpose_outputs:
+            if len(superposed) > 2 or (len(superposed) == 2 and superposed[0] != 1):
+                raise UserError(
+                    f"weights={list(weights)} are for one bag size, and bag_sizes={list(self.stages.sizes)} has "
+                    "several: name a kind, such as power_law"
+                )
+            return {1: (1.0,)} | {superposed[-1]: bag_weights(weights, superposed[-1])}
+        return {size: bag_weights(weights if superpose_outputs else "first_token", size) for size in superposed}
 
     # Before work ----------------------------------------------------------------------------------------
 
@@ -116,19 +159,12 @@ class SuperpositionCallback(Callback):
                 f"superposition needs the run's length in steps, got trainer.max_steps={trainer.max_steps}: "
                 "set trainer.max_steps (epochs do not tell how many steps there will be)"
             )
-        recovery_step = self.recovery_step
-        if recovery_step is None:
-            recovery_step = round(self.step_ratio * trainer.max_steps)
-        if recovery_step >= trainer.max_steps:
-            raise UserError(
-                f"recovery_step={recovery_step} leaves no recovery within trainer.max_steps={trainer.max_steps}:"
-                " lower it (the paper recovers for 60 to 80 % of the steps) or train longer"
-            )
-        self.schedule = Schedule.superposition(self.bag_size, recovery_step, self.superpose_inputs)
+        self.schedule = self.stages.schedule(trainer.max_steps)
         trainer.datamodule.set_schedule(self.schedule)
-        if hasattr(pl_module, "learning_rate_restart_step"):
-            begins_anew = self.on_switch == "restart" and len(self.schedule.stages) > 1
-            pl_module.learning_rate_restart_step = recovery_step if begins_anew else None
+        if hasattr(pl_module, "learning_rate_restart"):
+            begins_anew = self.on_switch in ("restart", "restart_schedule") and self.schedule.last_switch > 0
+            restart = Restart(self.schedule.last_switch, whole=self.on_switch == "restart_schedule")
+            pl_module.learning_rate_restart = restart if begins_anew else None
         if callable(getattr(trainer.datamodule, "check", None)):
             trainer.datamodule.check(trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size)
 
@@ -141,13 +177,17 @@ class SuperpositionCallback(Callback):
             missing.append(f"a callable `loss(hidden, head_weight, targets)` on {type(pl_module).__name__}")
         if not callable(getattr(pl_module, "get_input_embeddings", None)):
             missing.append(f"get_input_embeddings() on {type(pl_module).__name__}")
-        wanted = ["learning_rate_restart_step"] if self.on_switch == "restart" else []
+        wanted = ["learning_rate_restart"] if self.on_switch in ("restart", "restart_schedule") else []
         wanted += ["init_seed", "new_model", "get_output_embeddings"] if self.reinitialize != "none" else []
         missing += [f"{name} on {type(pl_module).__name__}" for name in wanted if not hasattr(pl_module, name)]
         if missing:
             raise UserError(
                 f"SuperpositionCallback needs {'; '.join(missing)}: see the protocol in callbacks/superposition.py"
             )
+        if self.weights_file is not None:
+            from tst_lightning.data.mutual_information.weights import require_tokenizer
+
+            require_tokenizer(self.weights_file, getattr(getattr(data, "manifest", None), "tokenizer", None))
 
     # While training -------------------------------------------------------------------------------------
 
@@ -160,18 +200,26 @@ class SuperpositionCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Enter the stage of this optimizer step, if it is another than the last batch's."""
         stage = self.schedule.stage(trainer.global_step)
-        if stage is self._stage:
+        share = self.next_token_share(trainer.global_step)
+        if stage is not self._stage:
+            if trainer.global_step == self.schedule.last_switch > 0:
+                # A checkpoint of this step was saved before its first batch: whoever resumes it comes by here.
+                self._begin_anew(trainer, pl_module)
+            trainer.datamodule.bag_size = stage.bag_size
+            rank_zero_info(
+                f"Step {trainer.global_step}: {'superposition' if stage.superposed else 'recovery'}, "
+                f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''} per input position"
+            )
+        elif not share:
             return
         self._stage = stage
-        if trainer.global_step == stage.first_step > 0:
-            # A checkpoint of this step was saved before its first batch: whoever resumes it comes by here.
-            self._begin_anew(trainer, pl_module)
-        trainer.datamodule.bag_size = stage.bag_size
-        _set_loss(pl_module, self._superposed_loss() if stage.superposed else self._next_token_loss)
-        rank_zero_info(
-            f"Step {trainer.global_step}: {'superposition' if stage.superposed else 'recovery'}, "
-            f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''} per input position"
-        )
+        _set_loss(pl_module, self._superposed_loss(stage, share) if stage.superposed else self._next_token_loss)
+
+    def next_token_share(self, step: int) -> float:
+        """How far the target weights have moved to next-token prediction at ``step``: 0 to 1."""
+        switch = self.schedule.last_switch
+        steps = self.interpolate * switch
+        return max(0.0, (step + 1 - (switch - steps)) / steps) if steps and step < switch else 0.0
 
     def _begin_anew(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The recovery step is about to begin."""
@@ -181,38 +229,51 @@ class SuperpositionCallback(Callback):
         if self.reinitialize == "embedding_and_head":
             reinitialize_embedding_and_head(pl_module, trainer.optimizers)
 
-    def _superposed_loss(self) -> MultiHotCrossEntropy:
+    def _superposed_loss(self, stage: Stage, share: float) -> TargetLoss:
+        options = {
+            "weights": self.weights[stage.target_bag_size],
+            "sliding": not self.superpose_inputs,
+            "next_token_share": share,
+        }
+        if self.loss != "multi_hot":
+            from tst_lightning.ablation_losses import AblationLoss
+
+            return AblationLoss(kind=self.loss, **options)
         base = self._next_token_loss
-        if not isinstance(base, MultiHotCrossEntropy):
-            base = MultiHotCrossEntropy()
-        return replace(base, weights=self.weights, sliding=not self.superpose_inputs)
+        impl = base.impl if isinstance(base, MultiHotCrossEntropy) else "chunked"
+        return MultiHotCrossEntropy(impl=impl, **options)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._hook is not None:
             self._hook.remove()
             _set_loss(pl_module, self._next_token_loss)
             self._hook = self._stage = None
-        if hasattr(pl_module, "learning_rate_restart_step"):
-            pl_module.learning_rate_restart_step = None
+        if hasattr(pl_module, "learning_rate_restart"):
+            pl_module.learning_rate_restart = None
 
     # Resuming -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "version": 2,
+            "version": STATE_VERSION,
             "schedule": self.schedule.as_dict(),
-            "weights": list(self.weights),
+            "weights": [list(weights) for weights in self.weights.values()],
+            "loss": self.loss,
+            "interpolate": self.interpolate,
             "on_switch": self.on_switch,
             "reinitialize": self.reinitialize,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what the checkpoint was trained with, for ``on_fit_start``: a validation may go on with any."""
-        if state_dict["version"] == 1:  # which could do nothing else
-            state_dict = state_dict | {"version": 2, "on_switch": "carry", "reinitialize": "none"}
         self._saved_state = state_dict
 
     def _require_same_run(self) -> None:
+        if self._saved_state.get("version", STATE_VERSION) != STATE_VERSION:
+            raise UserError(
+                f"the checkpoint holds superposition state of version {self._saved_state['version']}, and this is "
+                f"{STATE_VERSION}: it was written by another release, which has to finish it"
+            )
         for name, current in self.state_dict().items():
             saved = self._saved_state.get(name, current)
             if saved != current:

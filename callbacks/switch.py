@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from tst_lightning.sharding import reshard
 
-OnSwitch = Literal["carry", "reset_optimizer", "restart"]
+OnSwitch = Literal["carry", "reset_optimizer", "restart", "restart_schedule"]
 Reinitialize = Literal["none", "embedding_and_head"]
 
 REINITIALIZE_SEED_OFFSET = 1_000_000

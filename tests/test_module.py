@@ -123,7 +123,7 @@ def test_weight_decay_acts_on_matrices_only(prepared_dir, tmp_path):
 
 
 def test_the_learning_rate_steps_with_the_optimizer_not_with_micro_batches(prepared_dir, tmp_path):
-    from tst_lightning.schedule import WarmupStableDecay
+    from tst_lightning.learning_rate import WarmupStableDecay
 
     schedule = WarmupStableDecay(warmup_steps=2, decay_ratio=0.5)
     rates = []

@@ -14,7 +14,7 @@ from tst_lightning.comparison.command import specified_experiment
 from tst_lightning.comparison.design.arms import ArmSpec, Overlay
 from tst_lightning.comparison.design.planned import planned_run
 from tst_lightning.comparison.design.specification import Specification
-from tst_lightning.schedule import WarmupStableDecay
+from tst_lightning.learning_rate import WarmupStableDecay
 
 ROOT = Path(__file__).parents[1]
 M, B, T = 10**6, 10**9, 10**12

@@ -94,7 +94,7 @@ class Counts:
     @classmethod
     def of_schedule(cls, schedule: Schedule, positions_per_step: int, steps: int) -> "Counts":
         """After ``steps`` steps of ``positions_per_step`` positions (over micro-batches and devices), all of text."""
-        return cls(positions_per_step * schedule.tokens_per_position(steps), positions_per_step * steps)
+        return cls(schedule.data_tokens(steps, positions_per_step), schedule.positions(steps, positions_per_step))
 
     def with_flops(self, flops_per_position: int) -> dict[str, int]:
         """``data_tokens``, ``positions`` and ``flops``; see ``flops_per_position``."""

@@ -22,17 +22,28 @@ CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
 """Logits held at a time, by device type: what fits the cache of a CPU core; 512 MiB in fp32 on a GPU."""
 
 
-def target_weights(targets_Ns: Tensor, weights: tuple[float, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+Weights = tuple[float, ...] | Tensor
+"""Weight of each target of a position: ``s`` numbers for all positions alike, or a tensor ``(s,)`` or ``(N, s)``."""
+
+
+def target_weights(targets_Ns: Tensor, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Each target's weight in its position's loss, and each position's in the mean.
 
     Ignored targets weigh nothing and their position's other targets take their part; positions without any
     valid target do not count.
 
+    Args:
+        targets_Ns: integer ids, ``IGNORE`` where there is none.
+        weights: all >= 0.
+        dtype: of the result.
+
     Returns:
         ``(N, s)`` in ``dtype``, summing to 1 over each position that counts and to 0 elsewhere; and a scalar,
         1 over the number of positions that count.
     """
-    weights_Ns = _on_device(weights, dtype, targets_Ns.device) * (targets_Ns != IGNORE)
+    if isinstance(weights, tuple):
+        weights = _on_device(weights, dtype, targets_Ns.device)
+    weights_Ns = weights.to(dtype) * (targets_Ns != IGNORE)
     total_N1 = weights_Ns.sum(-1, keepdim=True)
     per_position = 1 / (total_N1 > 0).sum().clamp(min=1).to(dtype)
     return weights_Ns / total_N1.clamp(min=torch.finfo(dtype).tiny), per_position
@@ -45,7 +56,7 @@ def _on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.dev
         return torch.tensor(weights, dtype=dtype, device=device)
 
 
-def multi_hot_cross_entropy(logits_NV: Tensor, targets_Ns: Tensor, weights: tuple[float, ...]) -> Tensor:
+def multi_hot_cross_entropy(logits_NV: Tensor, targets_Ns: Tensor, weights: Weights) -> Tensor:
     """Mean multi-hot cross-entropy over logits that exist: the eager twin, and the definition.
 
     Equal to ``sum(w_i * cross_entropy(logits, targets[:, i]))``.
@@ -53,7 +64,7 @@ def multi_hot_cross_entropy(logits_NV: Tensor, targets_Ns: Tensor, weights: tupl
     Args:
         logits_NV: ``(N, V)``, any float dtype; reduced in fp32, or in fp64 if they are fp64.
         targets_Ns: ``(N, s)`` integer ids, ``IGNORE`` where there is none.
-        weights: ``s`` numbers that sum to 1 (see ``bags.bag_weights``).
+        weights: of the targets, summing to 1 (see ``bags.bag_weights``).
 
     Returns:
         A scalar, in nats.
@@ -113,7 +124,7 @@ def linear_multi_hot_cross_entropy(
     hidden_Nd: Tensor,
     head_Vd: Tensor,
     targets_Ns: Tensor,
-    weights: tuple[float, ...],
+    weights: Weights,
     chunk_rows: int | None = None,
 ) -> Tensor:
     """``multi_hot_cross_entropy(hidden @ head.T, targets, weights)`` without ever holding ``(N, V)`` logits.
@@ -125,7 +136,7 @@ def linear_multi_hot_cross_entropy(
         hidden_Nd: last hidden state, ``(N, d)``.
         head_Vd: weight of the output head, ``(V, d)``.
         targets_Ns: ``(N, s)`` integer ids, ``IGNORE`` where there is none.
-        weights: ``s`` numbers that sum to 1.
+        weights: of the targets, summing to 1.
         chunk_rows: positions whose logits are held at a time, by default from ``CHUNK_ELEMENTS``.
 
     Returns:
@@ -145,19 +156,19 @@ def linear_multi_hot_cross_entropy(
 
 
 @dataclass(frozen=True)
-class MultiHotCrossEntropy:
-    """The loss of a training step; the default is next-token cross-entropy.
+class TargetLoss:
+    """What the losses of a training step share: which tokens a position has as targets, and their weights.
 
     Args:
         weights: weight of each target of a position, summing to 1.
         sliding: whether targets come as single next tokens ``(B, L, 1)`` and are widened to the ``s`` tokens
             that follow (output-only superposition).
-        impl: ``chunked`` never holds all logits; ``eager`` does, and is its reference.
+        next_token_share: how far the weights have moved from ``weights``, 0, to the first target alone, 1.
     """
 
     weights: tuple[float, ...] = (1.0,)
     sliding: bool = False
-    impl: Literal["chunked", "eager"] = "chunked"
+    next_token_share: float = 0.0
 
     def targets(self, targets_BLs: Tensor) -> Tensor:
         """``(N, s)`` targets of the rows of ``(B, L, s)`` or, sliding, ``(B, L, 1)`` ids."""
@@ -165,13 +176,46 @@ class MultiHotCrossEntropy:
             targets_BLs = sliding_bags(targets_BLs.squeeze(-1), len(self.weights))
         return targets_BLs.flatten(0, 1)
 
-    def __call__(self, hidden_BLd: Tensor, head_Vd: Tensor, targets_BLs: Tensor) -> Tensor:
-        """Mean loss in nats of hidden states ``(B, L, d)`` through the head's weight ``(V, d)``."""
-        hidden_Nd, targets_Ns = hidden_BLd.flatten(0, 1), self.targets(targets_BLs)
-        if self.impl == "eager":
-            return multi_hot_cross_entropy(hidden_Nd @ head_Vd.T, targets_Ns, self.weights)
-        return linear_multi_hot_cross_entropy(hidden_Nd, head_Vd, targets_Ns, self.weights)
+    def slot_weights(self, targets_Ns: Tensor, target_weights_BLs: Tensor | None) -> Weights:
+        """Weights of the targets: those that came with the batch, or one for each place in a bag."""
+        if target_weights_BLs is not None:
+            return target_weights_BLs.flatten(0, 1)
+        if not self.next_token_share:
+            return self.weights
+        # Two constants on the device, mixed there: weights that change at every step are not copied to it.
+        first = (1.0,) + (0.0,) * (len(self.weights) - 1)
+        ends = (_on_device(weights, torch.float32, targets_Ns.device) for weights in (self.weights, first))
+        return torch.lerp(*ends, self.next_token_share)
 
-    def from_logits(self, logits_BLV: Tensor, targets_BLs: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class MultiHotCrossEntropy(TargetLoss):
+    """The loss of a training step; the default is next-token cross-entropy. See ``TargetLoss`` for the first options.
+
+    Args:
+        impl: ``chunked`` never holds all logits; ``eager`` does, and is its reference.
+    """
+
+    impl: Literal["chunked", "eager"] = "chunked"
+
+    def __call__(
+        self, hidden_BLd: Tensor, head_Vd: Tensor, targets_BLs: Tensor, target_weights_BLs: Tensor | None = None
+    ) -> Tensor:
+        """Mean loss in nats of hidden states ``(B, L, d)`` through the head's weight ``(V, d)``.
+
+        Args:
+            target_weights_BLs: weight of each target, ``(B, L, s)``, in place of ``weights``; sums to 1 over the
+                targets of a position.
+        """
+        hidden_Nd, targets_Ns = hidden_BLd.flatten(0, 1), self.targets(targets_BLs)
+        weights = self.slot_weights(targets_Ns, target_weights_BLs)
+        if self.impl == "eager":
+            return multi_hot_cross_entropy(hidden_Nd @ head_Vd.T, targets_Ns, weights)
+        return linear_multi_hot_cross_entropy(hidden_Nd, head_Vd, targets_Ns, weights)
+
+    def from_logits(self, logits_BLV: Tensor, targets_BLs: Tensor, target_weights_BLs: Tensor | None = None) -> Tensor:
         """Mean loss in nats of logits ``(B, L, V)``, for heads that are more than one matrix."""
-        return multi_hot_cross_entropy(logits_BLV.flatten(0, 1), self.targets(targets_BLs), self.weights)
+        targets_Ns = self.targets(targets_BLs)
+        return multi_hot_cross_entropy(
+            logits_BLV.flatten(0, 1), targets_Ns, self.slot_weights(targets_Ns, target_weights_BLs)
+        )

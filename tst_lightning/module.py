@@ -5,27 +5,25 @@ position reads and predicts is the batch's shape, ``(B, L+1, s)``. See ``bags`` 
 """
 
 import math
-from collections.abc import Iterable
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from tst_lightning.accounting import Counts, flops_per_position
 from tst_lightning.bags import shift
 from tst_lightning.errors import UserError
-from tst_lightning.hub import cache_only_without_hub
 from tst_lightning.isolation import require_isolation
+from tst_lightning.learning_rate import Restart, WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
-from tst_lightning.schedule import Schedule, WarmupStableDecay
+from tst_lightning.model import new_model, pretrained_config, pretrained_model, rescales_logits
+from tst_lightning.schedule import Schedule
 from tst_lightning.sharding import is_sharded, require_supported, shard
 
 
@@ -67,7 +65,7 @@ class CausalLMModule(L.LightningModule):
                 "a model needs exactly one of `model.config` (random weights) and `model.pretrained` "
                 f"(a folder or hub name), got {'both' if config else 'neither'}"
             )
-        self.config = from_hub(AutoConfig, pretrained) if config is None else config
+        self.config = pretrained_config(pretrained) if config is None else config
         if getattr(self.config.get_text_config(), "output_router_logits", False):
             raise UserError(
                 "output_router_logits=true asks for the router's auxiliary loss, which is not trained on here: "
@@ -77,7 +75,7 @@ class CausalLMModule(L.LightningModule):
         self.init_seed = init_seed
         self.optimizer_factory = optimizer or papers_adamw
         self.learning_rate_schedule = learning_rate_schedule
-        self.learning_rate_restart_step: int | None = None  # SuperpositionCallback sets it, where it is asked to
+        self.learning_rate_restart: Restart | None = None  # SuperpositionCallback sets it, where it is asked to
         self.next_token_loss = MultiHotCrossEntropy(impl=loss_impl)
         self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
         self.mean_val_loss = MeanMetric()
@@ -121,9 +119,7 @@ class CausalLMModule(L.LightningModule):
             if self.pretrained is None:
                 self.model = self.new_model(self.init_seed)
             else:
-                with isolate_rng():
-                    torch.manual_seed(self.init_seed)  # of what the checkpoint lacks
-                    self.model = from_hub(AutoModelForCausalLM, self.pretrained, dtype=torch.float32)
+                self.model = pretrained_model(self.pretrained, self.init_seed)
             self.model.train()
         if self._isolates_documents:
             # Now, because the weights are sharded next.
@@ -133,9 +129,7 @@ class CausalLMModule(L.LightningModule):
 
     def new_model(self, seed: int) -> nn.Module:
         """Another model of this configuration with random weights from ``seed``; no other random numbers are drawn."""
-        with isolate_rng():
-            torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+        return new_model(self.config, seed)
 
     def on_fit_start(self) -> None:
         """Count FLOPs once before training, for the models where they cannot be counted."""
@@ -150,9 +144,14 @@ class CausalLMModule(L.LightningModule):
         return self.model.get_output_embeddings()
 
     def forward(
-        self, inputs: Tensor, targets: Tensor, loss: MultiHotCrossEntropy, position_ids: Tensor | None = None
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: Callable[..., Tensor],
+        position_ids: Tensor | None = None,
+        target_weights: Tensor | None = None,
     ) -> Tensor:
-        """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids.
+        """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids, with weights if they have their own.
 
         Where ``position_ids (B, L)`` restart, another document begins, which sees nothing of those before it.
         """
@@ -166,20 +165,22 @@ class CausalLMModule(L.LightningModule):
         if position_ids is not None:
             read["position_ids"] = position_ids
         head = self.get_output_embeddings()
-        if head.bias is None and not _rescales_logits(self.config):
+        if head.bias is None and not rescales_logits(self.config):
             hidden = self.model.base_model(**read).last_hidden_state
-            return loss(hidden, head.weight, targets)
-        return loss.from_logits(self.model(**read).logits, targets)
+            return loss(hidden, head.weight, targets, target_weights)
+        return loss.from_logits(self.model(**read).logits, targets, target_weights)
 
     # Training -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean loss of ``batch["tokens"]``, bags ``(B, L+1, s)``.
 
-        A packed batch also has ``targets (B, L, s)`` and, if documents are isolated, ``position_ids (B, L)``.
+        A packed batch also has ``targets (B, L, s)`` and, if documents are isolated, ``position_ids (B, L)``; one
+        whose targets are weighted each on its own, ``targets`` and ``target_weights``.
         """
         inputs, following = shift(batch["tokens"])
-        loss = self(inputs, batch.get("targets", following), self.loss, batch.get("position_ids"))
+        optional = (batch.get(name) for name in ("position_ids", "target_weights"))
+        loss = self(inputs, batch.get("targets", following), self.loss, *optional)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -199,8 +200,8 @@ class CausalLMModule(L.LightningModule):
         ]
         optimizer = self.optimizer_factory(groups)
         max_steps = self.trainer.max_steps
-        factor, restart_step = self.learning_rate_schedule.factor, self.learning_rate_restart_step
-        schedule = LambdaLR(optimizer, lambda step: factor(step, max_steps, restart_step))
+        factor, restart = self.learning_rate_schedule.factor, self.learning_rate_restart
+        schedule = LambdaLR(optimizer, lambda step: factor(step, max_steps, restart))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Validation: always next-token ----------------------------------------------------------------------
@@ -264,24 +265,3 @@ class CausalLMModule(L.LightningModule):
 def papers_adamw(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
     """AdamW with the paper's betas and weight decay (section 4); the learning rate depends on the model's size."""
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-
-
-def from_hub(kind: type, name: str, **options: Any) -> Any:
-    """``kind.from_pretrained(name)``, without the libraries' retries where the hub cannot be reached.
-
-    Raises:
-        UserError: ``name`` is neither a folder nor a model in the cache or on the hub, or it does not load.
-    """
-    with cache_only_without_hub() if not Path(name).is_dir() else nullcontext() as no_hub:
-        try:
-            return kind.from_pretrained(name, **options)
-        except (OSError, ValueError) as error:
-            why = f"no such folder, and {no_hub}" if no_hub else str(error).strip().splitlines()[0]
-            raise UserError(f"cannot start from '{name}': {why}") from error
-
-
-def _rescales_logits(config: PretrainedConfig) -> bool:
-    """Whether the model does more to its logits than multiply by the head (Gemma 2, Cohere, Granite)."""
-    config = config.get_text_config()
-    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    return any(getattr(config, name, None) not in (None, 1, 1.0) for name in names)

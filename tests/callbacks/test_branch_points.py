@@ -7,7 +7,7 @@ from runs import tiny_data, tiny_module, tiny_trainer, weights_hash
 from callbacks import BranchPoints
 from callbacks.branch_points import branch_point
 from tst_lightning.errors import UserError
-from tst_lightning.schedule import WarmupStableDecay
+from tst_lightning.learning_rate import WarmupStableDecay
 
 
 def fit(prepared_dir, folder, max_steps, points=(), ckpt_path=None, decay_ratio=0.5, **options):

@@ -10,9 +10,9 @@ from callbacks import SuperpositionCallback
 from callbacks.switch import REINITIALIZE_SEED_OFFSET
 from tst_lightning.bags import shift
 from tst_lightning.errors import UserError
+from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.module import CausalLMModule, papers_adamw
-from tst_lightning.schedule import WarmupStableDecay
 
 SWITCH, STEPS = 4, 8
 RATE = 1e-3
@@ -56,6 +56,7 @@ def checkpoint(folder, step):
 OPTIONS = [
     {"on_switch": "reset_optimizer"},
     {"on_switch": "restart", "reinitialize": "embedding_and_head"},
+    {"on_switch": "restart_schedule", "interpolate": 0.5, "tokens_per_step": "constant"},
     {"reinitialize": "embedding_and_head"},
 ]
 
@@ -162,29 +163,20 @@ def test_without_superposition_there_is_no_switch(prepared_dir, tmp_path):
         ({"reinitialize": "embedding_and_head"}, "reinitialize none, this run has embedding_and_head"),
     ],
 )
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_checkpoint_with_other_options_is_refused(prepared_dir, tmp_path, options, message, version):
+def test_a_checkpoint_with_other_options_is_refused(prepared_dir, tmp_path, options, message):
+    fit(prepared_dir, tmp_path / "carry")
+    with pytest.raises(UserError, match=message):
+        fit(prepared_dir, tmp_path / "other", options, ckpt_path=checkpoint(tmp_path / "carry", 2))
+
+
+def test_a_checkpoint_of_an_earlier_release_is_refused(prepared_dir, tmp_path):
     fit(prepared_dir, tmp_path / "carry")
     path = checkpoint(tmp_path / "carry", 2)
-    if version == 1:
-        as_version_1(path)
-    with pytest.raises(UserError, match=message):
-        fit(prepared_dir, tmp_path / "other", options, ckpt_path=path)
-
-
-def test_a_checkpoint_from_before_the_options_carries_over(prepared_dir, tmp_path):
-    whole = fit(prepared_dir, tmp_path / "whole")
-    path = checkpoint(tmp_path / "whole", 2)
-    as_version_1(path)
-    assert weights_hash(fit(prepared_dir, tmp_path / "resumed", ckpt_path=path)) == weights_hash(whole)
-
-
-def as_version_1(path):
     content = torch.load(path, weights_only=True)
-    state = content["callbacks"]["SuperpositionCallback"]
-    del state["on_switch"], state["reinitialize"]
-    state["version"] = 1
+    content["callbacks"]["SuperpositionCallback"]["version"] = 2
     torch.save(content, path)
+    with pytest.raises(UserError, match="another release"):
+        fit(prepared_dir, tmp_path / "resumed", ckpt_path=path)
 
 
 @pytest.mark.parametrize("option", [{"on_switch": "reset"}, {"reinitialize": "head"}])
@@ -201,5 +193,5 @@ def test_what_a_module_lacks_for_it_is_named(prepared_dir, tmp_path):
         bag_size=4, recovery_step=2, on_switch="restart", reinitialize="embedding_and_head"
     )
     trainer = tiny_trainer(tmp_path, STEPS, [callback])
-    with pytest.raises(UserError, match=r"learning_rate_restart_step on MyModule.*new_model on MyModule"):
+    with pytest.raises(UserError, match=r"learning_rate_restart on MyModule.*new_model on MyModule"):
         trainer.fit(MyModule(), datamodule=tiny_data(prepared_dir))

@@ -13,7 +13,8 @@ from tst_lightning.comparison.design.expansion import expand
 from tst_lightning.comparison.design.planned import PlannedRun, planned_run
 from tst_lightning.comparison.design.specification import Specification
 from tst_lightning.errors import UserError
-from tst_lightning.schedule import Schedule, WarmupStableDecay
+from tst_lightning.learning_rate import WarmupStableDecay
+from tst_lightning.schedule import Schedule
 
 TST = ArmSpec(overrides={"s": "{s}", "r": "{r}"}, grid={"s": [4, 8], "r": [0.5]})
 ARMS = {"base": ArmSpec(), "tst_s{s}_r{r}": TST}
@@ -109,7 +110,7 @@ def test_equal_data_without_lengths() -> None:
 @pytest.mark.parametrize(
     ("arms", "options", "message"),
     [
-        (ARMS, {"branch": ("tst*",)}, "'tst_s4_r0.5' cannot branch: its switch is at step_ratio=0.5"),
+        (ARMS, {"branch": ("tst*",)}, "'tst_s4_r0.5' cannot branch: its switch is at a share of its length"),
         (ARMS, {"branch": ("*",), "base": Overlay([], {"decay": 0})}, "'base' cannot branch: with decay_ratio=0.0"),
         (ARMS | {"x": ArmSpec([], {"s": 4, "switch": 5}, equal_data_with="tst_s4_r0.5")}, {}, "superposition itself"),
         (ARMS, {"branch": ("base",), "base": Overlay([], {"bad": 1})}, "'base': unknown key 'bad'"),

@@ -6,7 +6,8 @@ import torch
 from callbacks import SuperpositionCallback
 from tst_lightning.comparison.design.planned import PlannedRun, plan_of, require_final_validation
 from tst_lightning.errors import UserError
-from tst_lightning.schedule import Schedule, WarmupStableDecay
+from tst_lightning.learning_rate import WarmupStableDecay
+from tst_lightning.schedule import Schedule
 
 CONFIG = {
     "trainer": {"max_steps": 3000, "accumulate_grad_batches": 2, "callbacks": None, "val_check_interval": 100},
@@ -40,6 +41,9 @@ def test_the_baseline_reads_one_token_a_position() -> None:
         {"superpose_inputs": False},
         {"step_ratio": 0.0},
         {"bag_size": 1},
+        {"bag_size": None, "bag_sizes": [8, 4, 2, 1]},
+        {"bag_size": None, "step_ratio": None, "bag_sizes": [8, 2, 1], "step_shares": [0.1, 0.2, 0.7]},
+        {"tokens_per_step": "constant", "fraction_of": "data", "step_ratio": 2 / 3},
     ],
 )
 def test_the_schedule_is_the_one_that_the_callback_sets(options: dict) -> None:
@@ -85,9 +89,9 @@ def test_groups_that_do_not_hold_the_bags_are_refused_now_and_not_after_hours() 
         plan_of(values | {"data": values["data"] | fine})
 
 
-def planned(steps: int, schedule: Schedule | None = None, ratio: float | None = None, **rate: float) -> PlannedRun:
+def planned(steps: int, schedule: Schedule | None = None, moves: bool = False, **rate: float) -> PlannedRun:
     rate = {"warmup_steps": 3, "decay_ratio": 0.1} | rate
-    return PlannedRun({}, steps, 1, schedule or Schedule(), ratio, WarmupStableDecay(**rate))
+    return PlannedRun({}, steps, 1, schedule or Schedule(), moves, WarmupStableDecay(**rate))
 
 
 @pytest.mark.parametrize("decay_ratio", [0.05, 0.1, 0.25, 1 / 3])
@@ -106,15 +110,15 @@ def test_branch_steps_of_the_usual_decay() -> None:
     assert [planned(6000).branch_step(steps) for steps in (750, 1500, 3000)] == [675, 1350, 2700]
     superposed = Schedule.superposition(4, 600)
     assert planned(6000, superposed).branch_step(750) == 675
-    assert planned(6000, Schedule(), ratio=0.0).branch_step(750) == 675
+    assert planned(6000, Schedule(), moves=True).branch_step(750) == 675
 
 
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (planned(6000, Schedule.superposition(4, 600), ratio=0.1), "step_ratio=0.1 .* give a recovery_step instead"),
+        (planned(6000, Schedule.superposition(4, 600), moves=True), "share of its length .* give a recovery_step"),
         (planned(6000, Schedule.superposition(4, 676)), "decay at step 675, before its recovery begins at step 676"),
-        (planned(6000, warmup_steps=676), "decay at step 675, before its warm-up ends at step 676"),
+        (planned(6000, warmup_steps=750), "no decay to branch off for"),
         (planned(6000, decay_ratio=0.0), "no decay to branch off for"),
         (planned(6000, decay_ratio=1.0, warmup_steps=0), "decay at step 0, before it trains"),
         (PlannedRun({}, 6000, 1, Schedule()), "not a WarmupStableDecay"),

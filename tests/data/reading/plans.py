@@ -50,7 +50,7 @@ def schedules(draw) -> Schedule:
     """One to four stages; neighbours may have the same bag size."""
     bags = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=4))
     steps = [0, *sorted(draw(st.sets(st.integers(1, STEPS - 2), min_size=len(bags) - 1, max_size=len(bags) - 1)))]
-    return Schedule(tuple(Stage(step, bag, bag > 1) for step, bag in zip(steps, bags, strict=True)))
+    return Schedule(tuple(Stage(step, bag, bag) for step, bag in zip(steps, bags, strict=True)))
 
 
 @st.composite

@@ -46,7 +46,7 @@ def changed(plan: Plan, shard_groups: tuple[int, ...] | None = None, streams: in
 def schedules(draw) -> Schedule:
     bags = draw(st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=3))
     steps = [0, *sorted(draw(st.sets(st.integers(1, 7), min_size=len(bags) - 1, max_size=len(bags) - 1)))]
-    return Schedule(tuple(Stage(step, bag, bag > 1) for step, bag in zip(steps, bags, strict=True)))
+    return Schedule(tuple(Stage(step, bag, bag) for step, bag in zip(steps, bags, strict=True)))
 
 
 @st.composite
@@ -166,7 +166,7 @@ def test_what_is_skipped_is_less_than_a_block_per_stage_and_stream(plan: Plan) -
         if stage.bag_size < corpus.group_rows
     )
     assert read <= needed * corpus.group_tokens <= read + plan.streams * remainder
-    assert read == plan.schedule.tokens_per_position(STEPS) * plan.accumulate * plan.batch_size * ROW
+    assert read == plan.schedule.data_tokens(STEPS, plan.accumulate * plan.batch_size * ROW)
     assert read == needed * corpus.group_tokens - sum(
         tokens_left_unread(plan, segment, micros) for segment, micros in plan.segments_by(STEPS)
     )

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tst_lightning.errors import UserError
-from tst_lightning.schedule import Schedule, WarmupStableDecay
+from tst_lightning.learning_rate import WarmupStableDecay
+from tst_lightning.schedule import Schedule
+from tst_lightning.stages import SuperpositionStages
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,10 @@ class PlannedRun:
     max_steps: int
     """Optimizer steps."""
     positions_per_step: int
-    """Positions of an optimizer step on one device."""
+    """Positions of an optimizer step on one device; where bags come in fewer rows, of a step without."""
     schedule: Schedule
-    step_ratio: float | None = None
-    """What the schedule was computed from, where its switch moves with the run's length."""
+    moves_with_length: bool = False
+    """Whether the same options with more steps switch later."""
     learning_rate: WarmupStableDecay | None = None
     """None for a schedule that is not known here."""
     batches: int = 1
@@ -35,7 +37,12 @@ class PlannedRun:
     @property
     def data_tokens(self) -> int:
         """Tokens read from the corpus over the whole run, on one device: ``B*L * N*(r*s + 1 - r)``."""
-        return self.positions_per_step * self.schedule.tokens_per_position(self.max_steps)
+        return self.schedule.data_tokens(self.max_steps, self.positions_per_step)
+
+    @property
+    def positions(self) -> int:
+        """Positions of the whole run on one device: what the transformer pays for."""
+        return self.schedule.positions(self.max_steps, self.positions_per_step)
 
     def steps_for_the_same_data(self, positions_per_step: int) -> int:
         """How many steps of so many positions read as many tokens, one token a position: to the nearest step."""
@@ -52,20 +59,20 @@ class PlannedRun:
                 "its learning rate is not a WarmupStableDecay, and only with that is a short run the beginning of a "
                 "long one: leave it out of `branch`"
             )
-        switch = self.schedule.stages[-1].first_step
-        if switch and self.step_ratio is not None:
+        switch = self.schedule.last_switch
+        if switch and self.moves_with_length:
             raise UserError(
-                f"its switch is at step_ratio={self.step_ratio} of its length, so a shorter run is not the beginning "
-                "of a longer one: give a recovery_step instead, or leave it out of `branch`"
+                "its switch is at a share of its length (step_ratio), so a shorter run is not the beginning of a "
+                "longer one: give a recovery_step instead, or leave it out of `branch`"
             )
-        # Of WarmupStableDecay.factor: the last step at the full rate, after which n and more steps differ.
-        branch_step = steps - round(self.learning_rate.decay_ratio * steps)
+        # The last step at the full rate, after which n and more steps differ.
+        branch_step = self.learning_rate.decay_start(steps)
         if branch_step >= steps:
             raise UserError(
                 f"with decay_ratio={self.learning_rate.decay_ratio} a run of {steps} steps has no decay to branch "
                 "off for: raise decay_ratio, or leave it out of `branch`"
             )
-        least = {"its warm-up ends": self.learning_rate.warmup_steps, "its recovery begins": switch, "it trains": 1}
+        least = {"its recovery begins": switch, "it trains": 1}
         for name, step in least.items():
             if branch_step < step:
                 raise UserError(
@@ -105,7 +112,8 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
             "trainer.limit_val_batches is 0, and runs are compared by their validation loss: remove it, or give the "
             "same number of batches in all arms"
         )
-    schedule, step_ratio = _schedule(trainer.get("callbacks"), max_steps)
+    stages = _stages(trainer.get("callbacks"))
+    schedule = stages.schedule(max_steps) if stages else Schedule()
     _require_groups(data, schedule)
     learning_rate = config["model"].get("learning_rate_schedule")
     known = isinstance(learning_rate, Mapping) and "class_path" not in learning_rate
@@ -114,7 +122,7 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
         max_steps,
         trainer["accumulate_grad_batches"] * data["batch_size"] * data["sequence_length"],
         schedule,
-        step_ratio,
+        stages is not None and stages.moves_with_length,
         WarmupStableDecay(**learning_rate) if known else None,
         batches := max_steps * trainer["accumulate_grad_batches"],
         _validation_batches(trainer.get("val_check_interval"), batches),
@@ -178,13 +186,13 @@ def _devices(trainer: Mapping[str, Any]) -> tuple[int, bool]:
     return (number if number > 0 else max(1, gpus)), on_gpu
 
 
-def _schedule(callbacks: Any, max_steps: int) -> tuple[Schedule, float | None]:
-    """What ``SuperpositionCallback.setup`` will set, and the step ratio that it comes from."""
+def _stages(callbacks: Any) -> SuperpositionStages | None:
+    """What ``SuperpositionCallback`` will make its schedule of."""
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if isinstance(callback, Mapping) and callback["class_path"].rpartition(".")[2] == "SuperpositionCallback":
-            options = callback["init_args"]
-            ratio, recovery_step = options["step_ratio"], options["recovery_step"]
-            if recovery_step is None:
-                recovery_step = round((ratio or 0) * max_steps)
-            return Schedule.superposition(options["bag_size"], recovery_step, options["superpose_inputs"]), ratio
-    return Schedule(), None
+            names = {field.name for field in fields(SuperpositionStages)} & callback["init_args"].keys()
+            options = {name: callback["init_args"][name] for name in names}
+            return SuperpositionStages(
+                **{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+            )
+    return None

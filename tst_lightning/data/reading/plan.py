@@ -45,7 +45,7 @@ class Segment(NamedTuple):
     bag_size: int
     first_micro: int
     global_batch: int
-    """Rows of all ranks in a micro-batch."""
+    """Rows of all ranks in a micro-batch of this segment."""
     stretches: tuple[Stretch, ...]
     """How each corpus is read."""
 
@@ -82,7 +82,7 @@ class Plan(FieldsOnly):
 
     @property
     def global_batch(self) -> int:
-        """Rows of all ranks in a micro-batch now."""
+        """Rows of all ranks in a micro-batch now, of a stage with ``row_divisor`` 1."""
         return self.world_size * self.batch_size
 
     @property
@@ -193,8 +193,9 @@ class Plan(FieldsOnly):
         segments: list[Segment] = []
         first_steps = {stage.first_step for stage in self.schedule.stages} | {step for step, _ in self.parts}
         for step in sorted(first_steps):
-            bag_size = self.schedule.bag_size(step)
-            global_batch = next(rows for first, rows in reversed(self.parts) if first <= step)
+            stage = self.schedule.stage(step)
+            bag_size = stage.bag_size
+            global_batch = next(rows for first, rows in reversed(self.parts) if first <= step) // stage.row_divisor
             previous = segments[-1] if segments else None
             if previous and (bag_size, global_batch) == (previous.bag_size, previous.global_batch):
                 continue  # the same reading goes on, whatever else the stage changes
@@ -231,8 +232,15 @@ def _require_valid(plan: Plan) -> None:
             f"streams={plan.streams} is neither a multiple nor a divisor of the {plan.world_size} ranks: "
             f"set streams to 1 or to a multiple of {plan.world_size}"
         )
-    if plan.global_batch % plan.streams:
-        raise UserError(
-            f"the global batch of {plan.global_batch} rows ({plan.world_size} ranks x {plan.batch_size}) is "
-            f"not divisible by streams={plan.streams}: set streams to a divisor of it, such as 1"
-        )
+    for divisor in {stage.row_divisor for stage in plan.schedule.stages}:
+        if plan.batch_size % divisor:
+            raise UserError(
+                f"batch_size={plan.batch_size} rows are to be {divisor} times fewer in bags of {divisor} tokens "
+                f"(tokens_per_step=constant): set batch_size to a multiple of {divisor}"
+            )
+        if plan.global_batch // divisor % plan.streams:
+            fewer = f", in bags of {divisor} tokens {divisor} times fewer," if divisor > 1 else ""
+            raise UserError(
+                f"the global batch of {plan.global_batch} rows ({plan.world_size} ranks x {plan.batch_size}){fewer} is "
+                f"not divisible by streams={plan.streams}: set streams to a divisor of it, such as 1"
+            )
