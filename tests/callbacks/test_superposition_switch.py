@@ -88,7 +88,7 @@ def by_hand(weights, batches, rates, accumulate):
     for step, rate in enumerate(rates):
         optimizer.zero_grad()
         for tokens in batches[step * accumulate : (step + 1) * accumulate]:
-            (module(*shift(tokens), MultiHotCrossEntropy()) / accumulate).backward()
+            (module(*shift(tokens), MultiHotCrossEntropy())[0] / accumulate).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -60,7 +60,7 @@ def compare(
             (dotted keys of `fit` and their values). With a `grid`, for example `{s: [4, 8], r: [0.3]}`, an arm
             named `tst_s{s}_r{r}` stands for one per combination. `lengths` restricts it to some of the
             experiment's. With `equal_data_with: ARM` it is a second baseline for that arm, with as many steps as
-            read the same number of tokens.
+            read the same number of tokens. With `equal_flops_with: ARM` it has as many steps as cost the same.
         baseline: The arm that the others are compared with, at the same length and in the same variant.
         base: `configs` and `overrides` that all arms share.
         variants: Name -> `configs` and `overrides` laid over `base` before an arm's own, for example one per

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tst_lightning.comparison.command import specified_experiment
+from tst_lightning.comparison.design import planned
 from tst_lightning.comparison.design.arms import ArmSpec, Overlay
 from tst_lightning.comparison.design.expansion import expand
 from tst_lightning.comparison.design.planned import PlannedRun, planned_run
 from tst_lightning.comparison.design.specification import Specification
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
-from tst_lightning.schedule import Schedule
+from tst_lightning.stages import SuperpositionStages
 
 TST = ArmSpec(overrides={"s": "{s}", "r": "{r}"}, grid={"s": [4, 8], "r": [0.5]})
 ARMS = {"base": ArmSpec(), "tst_s{s}_r{r}": TST}
@@ -26,10 +27,11 @@ def plan(arguments: Sequence[str]) -> PlannedRun:
     if "bad" in options:
         raise UserError("unknown key 'bad'")
     steps, ratio = int(options.get("trainer.max_steps", 1000)), float(options.get("r", 0))
-    switch = int(options.get("switch", round(ratio * steps)))
-    schedule = Schedule.superposition(int(options.get("s", 1)), switch)
+    switch = {"recovery_step": int(options["switch"])} if "switch" in options else {"step_ratio": ratio}
+    constant = "constant" if "constant" in options else "scaled"
+    stages = SuperpositionStages(int(options["s"]), **switch, tokens_per_step=constant) if "s" in options else None
     rate = WarmupStableDecay(decay_ratio=float(options.get("decay", 0.1)))
-    return PlannedRun({}, steps, int(options.get("rows", 1)), schedule, ratio or None, rate)
+    return PlannedRun(options, steps, int(options.get("rows", 1)), stages, rate)
 
 
 def expanded(arms: dict[str, ArmSpec], **options: object) -> dict:
@@ -98,6 +100,24 @@ def test_equal_data_is_a_second_baseline_as_long_as_the_data_want() -> None:
     assert arms["more-75"].references == arms["half-68"].references == ()
     assert (arms["more-25"].trunk, arms["more-25"].branch_step, arms["more-25"].steps) == ("more-75", 23, 25)
     assert arms["more-75"].overlay.overrides == {"trainer.max_steps": 75}
+
+
+def test_equal_flops_take_more_steps_where_they_are_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: a step of 8 rows in bags of 4 has 2, so half of 2 + 8 positions on average; a costlier model fewer."""
+    monkeypatch.setattr(planned, "planned_flops_per_position", lambda config: int(config.get("flops", 10)))
+    base = Overlay([], {"rows": 8})
+    patches = {"s": 4, "r": 0.5, "constant": 1}
+    arms = {
+        "base": ArmSpec(),
+        "patches": ArmSpec([], patches, equal_flops_with="base"),
+        "costly": ArmSpec([], {"flops": 16}, equal_flops_with="base"),
+    }
+    at_lengths = expanded(arms, base=base, lengths=(500, 1000))
+    assert {arm.steps for arm in at_lengths.values() if arm.method == "patches"} == {800, 1600}
+    assert {arm.steps for arm in at_lengths.values() if arm.method == "costly"} == {312, 625}  # of 312.5
+    assert at_lengths["patches-800"].references == ("base-500",)
+    alone = expanded(arms, base=base)
+    assert alone["patches"].overlay.overrides["trainer.max_steps"] == 1600
 
 
 def test_equal_data_without_lengths() -> None:

@@ -2,12 +2,17 @@ import copy
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from callbacks import SuperpositionCallback
+from tst_lightning.accounting import flops_per_position
+from tst_lightning.comparison.design import planned as planned_module
+from tst_lightning.comparison.design.flops import planned_flops_per_position
 from tst_lightning.comparison.design.planned import PlannedRun, plan_of, require_final_validation
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.schedule import Schedule
+from tst_lightning.stages import SuperpositionStages
 
 CONFIG = {
     "trainer": {"max_steps": 3000, "accumulate_grad_batches": 2, "callbacks": None, "val_check_interval": 100},
@@ -89,9 +94,35 @@ def test_groups_that_do_not_hold_the_bags_are_refused_now_and_not_after_hours() 
         plan_of(values | {"data": values["data"] | fine})
 
 
-def planned(steps: int, schedule: Schedule | None = None, moves: bool = False, **rate: float) -> PlannedRun:
+@pytest.mark.parametrize(
+    ("interval", "steps"), [(100, 4800), (0.1, 4800), (64, 4800), (700, 4900), (0.25, 4800), (1.0, 4800)]
+)
+def test_as_many_steps_as_cost_the_same_in_whole_intervals(monkeypatch, interval, steps) -> None:
+    """Patches of 4 in half of the steps cost 5/8 of a step: 3,000 steps' FLOPs are 4,800; 2 batches are a step."""
+    monkeypatch.setattr(planned_module, "planned_flops_per_position", lambda config: 10)
+    patches = {"tokens_per_step": "constant", "step_ratio": 0.5}
+    plan = plan_of(config(patches, val_check_interval=interval))
+    found = plan.steps_for_flops(plan_of(config()).flops)
+    assert found == steps
+    require_final_validation({"a": plan_of(config(patches, val_check_interval=interval, max_steps=found))})
+
+
+def test_flops_are_those_that_the_run_counts() -> None:
+    sizes = {"vocab_size": 57, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    options = sizes | {"num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    values = config()
+    values["model"]["config"] = {"class_path": "transformers.LlamaConfig", "init_args": options}
+    model = LlamaForCausalLM(LlamaConfig(**options))
+    assert planned_flops_per_position(values) == flops_per_position(model, 256)
+    values["model"] = {"pretrained": "somewhere", "config": None}
+    with pytest.raises(UserError, match="pretrained='somewhere'"):
+        planned_flops_per_position(values)
+
+
+def planned(steps: int, stages: dict | None = None, **rate: float) -> PlannedRun:
     rate = {"warmup_steps": 3, "decay_ratio": 0.1} | rate
-    return PlannedRun({}, steps, 1, schedule or Schedule(), moves, WarmupStableDecay(**rate))
+    superposition = SuperpositionStages(bag_size=4, **stages) if stages else None
+    return PlannedRun({}, steps, 1, superposition, WarmupStableDecay(**rate))
 
 
 @pytest.mark.parametrize("decay_ratio", [0.05, 0.1, 0.25, 1 / 3])
@@ -108,20 +139,19 @@ def test_up_to_the_branch_step_both_runs_have_the_same_learning_rate(decay_ratio
 
 def test_branch_steps_of_the_usual_decay() -> None:
     assert [planned(6000).branch_step(steps) for steps in (750, 1500, 3000)] == [675, 1350, 2700]
-    superposed = Schedule.superposition(4, 600)
-    assert planned(6000, superposed).branch_step(750) == 675
-    assert planned(6000, Schedule(), moves=True).branch_step(750) == 675
+    assert planned(6000, {"recovery_step": 600}).branch_step(750) == 675
+    assert planned(6000, {"step_ratio": 0.0}).branch_step(750) == 675
 
 
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (planned(6000, Schedule.superposition(4, 600), moves=True), "share of its length .* give a recovery_step"),
-        (planned(6000, Schedule.superposition(4, 676)), "decay at step 675, before its recovery begins at step 676"),
+        (planned(6000, {"step_ratio": 0.1}), "share of its length .* give a recovery_step"),
+        (planned(6000, {"recovery_step": 676}), "decay at step 675, before its recovery begins at step 676"),
         (planned(6000, warmup_steps=750), "no decay to branch off for"),
         (planned(6000, decay_ratio=0.0), "no decay to branch off for"),
         (planned(6000, decay_ratio=1.0, warmup_steps=0), "decay at step 0, before it trains"),
-        (PlannedRun({}, 6000, 1, Schedule()), "not a WarmupStableDecay"),
+        (PlannedRun({}, 6000, 1), "not a WarmupStableDecay"),
     ],
 )
 def test_runs_that_no_shorter_one_branches_off(plan: PlannedRun, message: str) -> None:

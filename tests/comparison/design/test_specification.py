@@ -40,6 +40,18 @@ def test_methods_stand_in_the_order_of_the_file() -> None:
             {},
             "equal_data_with 'tst' is not an arm: name one of base, tst4, tst8",
         ),
+        (
+            {"x": ArmSpec(equal_flops_with="tst")},
+            {},
+            "equal_flops_with 'tst' is not an arm: name one of",
+        ),
+        ({"x": ArmSpec(equal_flops_with="x")}, {}, "'x' follow from another arm themselves"),
+        ({"x": ArmSpec(equal_flops_with="base", equal_data_with="tst4")}, {}, "both set its steps"),
+        (
+            {"x": ArmSpec([], {"trainer.max_steps": 1}, equal_flops_with="base")},
+            {},
+            "arm 'x': 'trainer.max_steps' cannot be overridden beside equal_flops_with",
+        ),
         ({"x": ArmSpec(equal_data_with="base")}, {}, "equal_data_with 'base' is a baseline itself"),
         ({"x": ArmSpec(equal_data_with="x")}, {}, "equal_data_with 'x' is a baseline itself"),
         ({"x": ArmSpec(equal_data_with="tst4", lengths=[10])}, {}, "arm 'x': equal_data_with sets its lengths"),

@@ -26,13 +26,17 @@ class ArmSpec(Overlay):
 
     grid: dict[str, list[Factor]] = field(default_factory=dict)
     """One arm per combination of these values, the last name's changing fastest. `{name}` stands for a value: in
-    the arm's name, in `configs`, in `overrides` and in `equal_data_with`. An override that is exactly `"{name}"`
+    the arm's name, in `configs`, in `overrides` and in `equal_..._with`. An override that is exactly `"{name}"`
     becomes the value itself, with its type. `{{name}}` means the text `{name}`."""
     lengths: list[int] | None = None
     """The experiment's lengths that this arm is trained at; all by default."""
     equal_data_with: str | None = None
     """Another arm, with superposition: this one is trained, without, for as many steps as read that arm's data tokens,
     at each of its lengths, and is a second baseline for it."""
+    equal_flops_with: str | None = None
+    """Another arm, usually the baseline: this one is trained for as many steps as cost the same FLOPs, at each of its
+    lengths, in whole intervals of validation. For methods whose steps cost more or less: patch-level training,
+    heads for further tokens."""
 
 
 @dataclass(frozen=True)

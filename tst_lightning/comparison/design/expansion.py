@@ -104,6 +104,9 @@ class _Variant:
         return tuple(length for length in self._lengths if method.lengths is None or length in method.lengths)
 
     def _steps_at(self, method: Method, length: int | None) -> int | None:
+        if method.equal_flops_with:
+            other, own = (self._planned(one, length) for one in (self._methods[method.equal_flops_with], method))
+            return 1 if other is None or own is None else own.steps_for_flops(other.flops)
         if not method.equal_data_with:
             return length
         other = self._planned(self._methods[method.equal_data_with], length)

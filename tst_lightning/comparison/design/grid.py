@@ -21,13 +21,15 @@ class Method:
     factors: dict[str, Factor] = field(default_factory=dict)
     lengths: tuple[int, ...] | None = None
     equal_data_with: str | None = None
+    equal_flops_with: str | None = None
 
 
 def methods(name: str, spec: ArmSpec) -> list[Method]:
     """The methods that an arm of the file stands for; ``grid_problems`` must have found nothing."""
     lengths = None if spec.lengths is None else tuple(spec.lengths)
     if not spec.grid:
-        return [Method(name, Overlay(spec.configs, spec.overrides), {}, lengths, spec.equal_data_with)]
+        overlay = Overlay(spec.configs, spec.overrides)
+        return [Method(name, overlay, {}, lengths, spec.equal_data_with, spec.equal_flops_with)]
     return [
         Method(
             str(_filled(name, factors, as_text=True)),
@@ -35,6 +37,7 @@ def methods(name: str, spec: ArmSpec) -> list[Method]:
             factors,
             lengths,
             _filled(spec.equal_data_with, factors, as_text=True),
+            _filled(spec.equal_flops_with, factors, as_text=True),
         )
         for factors in _combinations(spec.grid)
     ]
@@ -60,7 +63,7 @@ def grid_problems(name: str, spec: ArmSpec) -> list[str]:
                 f"write {{{key}}} there"
             )
     if spec.grid:  # without, braces are nobody's: `filename: "{epoch}"` is Lightning's
-        parts = {"configs": spec.configs, "overrides": spec.overrides, "equal_data_with": spec.equal_data_with}
+        parts = {name: getattr(spec, name) for name in ("configs", "overrides", "equal_data_with", "equal_flops_with")}
         used = {unknown: part for part, value in parts.items() for unknown in _placeholders(value)}
         problems += [
             f"{where}: '{{{unknown}}}' in its {part} is not in its grid ({', '.join(spec.grid)}): "

@@ -1,10 +1,13 @@
 """What a `fit` command plans to do, told from its configuration: no model is built and no data are touched."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
+from tst_lightning.comparison.design.flops import planned_flops_per_position
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.schedule import Schedule
@@ -21,9 +24,8 @@ class PlannedRun:
     """Optimizer steps."""
     positions_per_step: int
     """Positions of an optimizer step on one device; where bags come in fewer rows, of a step without."""
-    schedule: Schedule
-    moves_with_length: bool = False
-    """Whether the same options with more steps switch later."""
+    stages: SuperpositionStages | None = None
+    """Options of superposition, if there is some."""
     learning_rate: WarmupStableDecay | None = None
     """None for a schedule that is not known here."""
     batches: int = 1
@@ -34,6 +36,14 @@ class PlannedRun:
     """Processes on one machine, each with threads of its own."""
     on_gpu: bool = False
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        return self.schedule_of(self.max_steps)
+
+    def schedule_of(self, steps: int) -> Schedule:
+        """The schedule that the same options have in a run of ``steps`` steps."""
+        return self.stages.schedule(steps) if self.stages else Schedule()
+
     @property
     def data_tokens(self) -> int:
         """Tokens read from the corpus over the whole run, on one device: ``B*L * N*(r*s + 1 - r)``."""
@@ -43,6 +53,33 @@ class PlannedRun:
     def positions(self) -> int:
         """Positions of the whole run on one device: what the transformer pays for."""
         return self.schedule.positions(self.max_steps, self.positions_per_step)
+
+    @property
+    def flops(self) -> int:
+        """Training FLOPs of the whole run on one device."""
+        return self.positions * planned_flops_per_position(self.config)
+
+    def steps_for_flops(self, flops: int) -> int:
+        """How many steps of this run cost so much, on one device.
+
+        In whole intervals of validation, so that the last step is validated: to the nearest such number.
+        """
+        in_positions = flops / planned_flops_per_position(self.config)
+        every = 1
+        if self.validation_batches:
+            accumulate = self.batches // self.max_steps
+            of_a_share = isinstance(self.config["trainer"].get("val_check_interval"), float)
+            batches = round(self.batches / self.validation_batches) if of_a_share else self.validation_batches
+            every = batches // math.gcd(batches, accumulate)
+
+        def positions(intervals: int) -> int:
+            steps = intervals * every
+            return self.schedule_of(steps).positions(steps, self.positions_per_step)
+
+        # Every step has at least a row; more steps cost more.
+        most = math.ceil(in_positions) + 1
+        too_many = bisect_right(range(1, most), in_positions, key=positions) + 1
+        return every * min(max(1, too_many - 1), too_many, key=lambda count: abs(positions(count) - in_positions))
 
     def steps_for_the_same_data(self, positions_per_step: int) -> int:
         """How many steps of so many positions read as many tokens, one token a position: to the nearest step."""
@@ -60,7 +97,7 @@ class PlannedRun:
                 "long one: leave it out of `branch`"
             )
         switch = self.schedule.last_switch
-        if switch and self.moves_with_length:
+        if switch and self.stages.moves_with_length:
             raise UserError(
                 "its switch is at a share of its length (step_ratio), so a shorter run is not the beginning of a "
                 "longer one: give a recovery_step instead, or leave it out of `branch`"
@@ -113,16 +150,14 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
             "same number of batches in all arms"
         )
     stages = _stages(trainer.get("callbacks"))
-    schedule = stages.schedule(max_steps) if stages else Schedule()
-    _require_groups(data, schedule)
+    _require_groups(data, stages.schedule(max_steps) if stages else Schedule())
     learning_rate = config["model"].get("learning_rate_schedule")
     known = isinstance(learning_rate, Mapping) and "class_path" not in learning_rate
     return PlannedRun(
         config,
         max_steps,
         trainer["accumulate_grad_batches"] * data["batch_size"] * data["sequence_length"],
-        schedule,
-        stages is not None and stages.moves_with_length,
+        stages,
         WarmupStableDecay(**learning_rate) if known else None,
         batches := max_steps * trainer["accumulate_grad_batches"],
         _validation_batches(trainer.get("val_check_interval"), batches),

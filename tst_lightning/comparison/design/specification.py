@@ -95,6 +95,8 @@ def _method_problems(specification: Specification) -> Iterator[str]:
     for method in every:
         if method.equal_data_with is not None:
             yield from _equal_data_problems(method, by_name, baseline)
+        if method.equal_flops_with is not None:
+            yield from _equal_flops_problems(method, by_name)
         missing = _lengths(method, specification) - _lengths(baseline, specification)
         if missing and method.equal_data_with is None:
             yield (
@@ -111,6 +113,18 @@ def _equal_data_problems(method: Method, methods: dict[str, Method], baseline: M
         yield f"{where}: equal_data_with '{other.name}' is a baseline itself: name an arm with superposition"
     if STEPS_KEY in method.overlay.overrides:
         yield f"{where}: '{STEPS_KEY}' cannot be overridden beside equal_data_with, which sets it: remove one of them"
+
+
+def _equal_flops_problems(method: Method, methods: dict[str, Method]) -> Iterator[str]:
+    where, other = f"arm '{method.name}'", methods.get(method.equal_flops_with)
+    if other is None:
+        yield f"{where}: equal_flops_with '{method.equal_flops_with}' is not an arm: name one of {', '.join(methods)}"
+    elif other.equal_flops_with is not None or other.equal_data_with is not None:
+        yield f"{where}: the steps of equal_flops_with '{other.name}' follow from another arm themselves: name that one"
+    if method.equal_data_with is not None:
+        yield f"{where}: equal_flops_with and equal_data_with both set its steps: remove one of them"
+    if STEPS_KEY in method.overlay.overrides:
+        yield f"{where}: '{STEPS_KEY}' cannot be overridden beside equal_flops_with, which sets it: remove one of them"
 
 
 def _lengths(method: Method, specification: Specification) -> set[int]:

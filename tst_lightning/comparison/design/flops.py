@@ -1,0 +1,38 @@
+"""FLOPs that a configuration's steps cost, told from a model without weights."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from tst_lightning.errors import UserError
+
+
+def planned_flops_per_position(config: Mapping[str, Any]) -> int:
+    """Training FLOPs of one position in a run of a resolved configuration, as the run itself counts them.
+
+    Raises:
+        UserError: a model that starts from a checkpoint, whose shape the configuration does not say.
+    """
+    model = config["model"]
+    if not model.get("config"):
+        raise UserError(
+            f"the FLOPs of model.pretrained={model.get('pretrained')!r} are not known before it is loaded: give "
+            "trainer.max_steps instead of equal_flops_with"
+        )
+    return _counted(json.dumps(model, sort_keys=True, default=str), config["data"]["sequence_length"])
+
+
+@lru_cache(maxsize=64)
+def _counted(model: str, sequence_length: int) -> int:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tst_lightning.accounting import flops_per_position
+
+    options = json.loads(model)
+    module, _, name = options["config"]["class_path"].rpartition(".")
+    config = getattr(importlib.import_module(module), name)(**options["config"].get("init_args") or {})
+    with torch.device("meta"):
+        return flops_per_position(AutoModelForCausalLM.from_config(config), sequence_length)
