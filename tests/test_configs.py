@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tst_lightning.comparison.command import compare, plannable_arguments, specified_experiment
 from tst_lightning.comparison.design.comparability import require_comparable
@@ -25,14 +26,13 @@ def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-@pytest.mark.parametrize(
-    "overlays",
-    itertools.zip_longest(files("model"), files("data"), files("trainer"), files("method"), files("evaluation")),
-)
+FOLDERS = ("model", "optimizer", "data", "trainer", "method", "evaluation")
+
+
+@pytest.mark.parametrize("overlays", list(itertools.zip_longest(*(files(folder) for folder in FOLDERS))))
 def test_fit_overlays_compose(overlays):
     """Each file at least once, the gaps filled with the folder's first."""
-    folders = ("model", "data", "trainer", "method", "evaluation")
-    complete = [path or files(folder)[0] for path, folder in zip(overlays, folders, strict=True)]
+    complete = [path or files(folder)[0] for path, folder in zip(overlays, FOLDERS, strict=True)]
     parse_fit([argument for path in complete for argument in ("--config", str(path))])
 
 
@@ -74,12 +74,11 @@ def with_its_length(plan, run):
     """The plan of a run of the same kind, with what this one says of its length and its validation."""
     options = dict(argument[2:].split("=", 1) for argument in run.arguments if "=" in argument)
     steps = int(options.get("trainer.max_steps", plan.max_steps))
-    return replace(
-        plan,
-        max_steps=steps,
-        batches=plan.batches // plan.max_steps * steps,
-        validation_batches=int(options.get("trainer.val_check_interval", plan.validation_batches)),
-    )
+    batches = plan.batches // plan.max_steps * steps
+    interval = yaml.safe_load(options.get("trainer.val_check_interval", str(plan.validation_batches)))
+    if isinstance(interval, float):
+        interval = int(interval * batches)
+    return replace(plan, max_steps=steps, batches=batches, validation_batches=interval)
 
 
 @pytest.mark.parametrize("path", files("prepare"), ids=name)
@@ -91,5 +90,5 @@ def test_prepare_configs_parse(path, capsys):
 
 
 def test_no_config_is_forgotten():
-    tested = {"model", "data", "trainer", "method", "evaluation", "experiments", "prepare"}
+    tested = {*FOLDERS, "experiments", "prepare"}
     assert {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")} == tested
