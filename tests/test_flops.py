@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeepseekV3Config, LlamaConfig, Qwen2MoeConfig, Qwen3Config, Qwen3MoeConfig
 
 from tst_lightning.accounting import flops_per_position, matrix_parameters
+from tst_lightning.auxiliary import AuxiliaryLosses
 from tst_lightning.bags import superpose_embedding
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.module import CausalLMModule
+from tst_lightning.multi_token import MultiToken
 
 VOCABULARY, ROWS, LENGTH, LAYERS, WIDTH = 101, 2, 16, 3, 32
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 80, "num_hidden_layers": LAYERS}
@@ -27,18 +29,19 @@ GROUPED = SIZES | {"num_key_value_heads": 2}
 EXPERTS = GROUPED | {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
-def counted(config, bag_size=1, attention="eager", experts=None):
+def counted(config, bag_size=1, attention="eager", experts=None, multi_token=None):
     """FLOPs that torch counts in a training step without its optimizer; and the model."""
     config._attn_implementation = attention
     if experts:
         config._experts_implementation = experts
-    module = CausalLMModule(config=config, loss_impl="eager")
+    module = CausalLMModule(config=config, loss_impl="eager", multi_token=multi_token)
     module.configure_model()
     superpose_embedding(module.get_input_embeddings())
     ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1, bag_size))
     loss = MultiHotCrossEntropy((1 / bag_size,) * bag_size, impl="eager")
     with FlopCounterMode(display=False) as counter:
-        module(ids[:, :-1], ids[:, 1:], loss).backward()
+        main, auxiliary = module(ids[:, :-1], ids[:, 1:], loss)
+        sum(auxiliary.values(), main).backward()
     return counter.get_total_flops(), module.model
 
 
@@ -58,6 +61,15 @@ def test_a_step_has_the_flops_that_torch_counts(config, experts, bag_size):
     """With bags too: superposition adds no product."""
     flops, model = counted(config, bag_size, experts=experts)
     assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_heads_of_multi_token_prediction_are_counted(heads):
+    options = MultiToken(heads=heads)
+    flops, model = counted(LlamaConfig(**GROUPED), bag_size=4, multi_token=options)
+    added = AuxiliaryLosses(model, options).matrix_parameters
+    assert added == heads * (2 * WIDTH * WIDTH + VOCABULARY * WIDTH)
+    assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH, added)
 
 
 def test_fused_attention_adds_only_the_scores_it_computes_again():

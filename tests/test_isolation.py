@@ -47,10 +47,10 @@ SETTINGS = [
 class Outputs:
     """In the place of a loss: what the loss would get, hidden states or logits ``(B, L, d)``."""
 
-    def __call__(self, hidden, head, targets):
+    def __call__(self, hidden, head, targets, target_weights):
         return hidden
 
-    def from_logits(self, logits, targets):
+    def from_logits(self, logits, targets, target_weights):
         return logits
 
 
@@ -77,7 +77,7 @@ def batch_of(rows, row_positions, bag_size, isolate=True):
 
 def apply(module, batch, loss, with_positions=True):
     inputs, _ = shift(batch["tokens"])
-    return module(inputs, batch["targets"], loss, batch["position_ids"] if with_positions else None)
+    return module(inputs, batch["targets"], loss, batch["position_ids"] if with_positions else None)[0]
 
 
 @contextlib.contextmanager
@@ -138,6 +138,32 @@ def take_gradients(module):
     return gradients
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("bag_size", BAG_SIZES)
+def test_compiled_flex_attention_trains_packed_rows_on_a_gpu_as_a_dense_mask_does(bag_size):
+    """Loss and gradients; and no gradient of the second document's loss reaches the first one's tokens."""
+    loss = MultiHotCrossEntropy(bag_weights("uniform", bag_size))
+    batch = {name: values.cuda() for name, values in batch_of([documents(bag_size)], ROW_POSITIONS, bag_size).items()}
+    values, gradients = [], []
+    for attention in ("sdpa", "flex_attention"):
+        module = built(CONFIGS["llama"], attention, bag_size).cuda()
+        values.append(apply(module, batch, loss))
+        values[-1].backward()
+        gradients.append(take_gradients(module))
+    torch.testing.assert_close(*values, rtol=1e-3, atol=1e-3)
+    for parameter, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][parameter], rtol=1e-2, atol=1e-3, msg=parameter)
+
+    first, *others = documents(bag_size)
+    only_later = {**batch, "targets": batch["targets"].clone()}
+    only_later["targets"][:, : -(-len(first) // bag_size) - 1] = IGNORE
+    table = module.get_input_embeddings().weight
+    apply(module, only_later, loss).backward()
+    alone = set(first.tolist()) - {int(token) for other in others for token in other}
+    assert table.grad[sorted(alone)].abs().max() == 0
+    assert table.grad[int(others[0][0])].abs().max() > 0
+
+
 @pytest.mark.parametrize("loss", [MultiHotCrossEntropy(), MultiHotCrossEntropy((0.5, 0.25, 0.25), sliding=True)])
 def test_no_target_crosses_into_another_document_or_padding(loss):
     """Single tokens that each predict one or, with output-only superposition, several that follow."""
@@ -161,9 +187,9 @@ def test_a_training_step_takes_targets_and_positions_of_the_batch():
     loss = module.loss
     steps = [module.training_step(b, 0) for b in (batch, tokens | {"targets": batch["targets"]}, tokens)]
     expected = [
-        module(inputs, batch["targets"], loss, batch["position_ids"]),
-        module(inputs, batch["targets"], loss),
-        module(inputs, following, loss),
+        module(inputs, batch["targets"], loss, batch["position_ids"])[0],
+        module(inputs, batch["targets"], loss)[0],
+        module(inputs, following, loss)[0],
     ]
     assert [step.item() for step in steps] == [value.item() for value in expected]
     assert len({step.item() for step in steps}) == 3

@@ -60,12 +60,14 @@ def _active_share(config: PretrainedConfig) -> float:
     return active / every
 
 
-def flops_per_position(model: nn.Module, sequence_length: int) -> int:
+def flops_per_position(model: nn.Module, sequence_length: int, added_matrix_parameters: int = 0) -> int:
     """Training FLOPs (forward and backward) of one position in a row of ``sequence_length``.
 
     Args:
         model: a Hugging Face causal LM; its ``config`` gives layers and attention width.
         sequence_length: ``L``, positions of a row.
+        added_matrix_parameters: weights of matrix products that only the training has, such as the heads of
+            multi-token prediction.
 
     Raises:
         UserError: a model without attention heads or with low-rank keys and values, or see ``matrix_parameters``.
@@ -80,7 +82,8 @@ def flops_per_position(model: nn.Module, sequence_length: int) -> int:
         )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention_width = config.num_attention_heads * head_dim
-    return 6 * matrix_parameters(model) + 12 * config.num_hidden_layers * attention_width * sequence_length
+    weights = matrix_parameters(model) + added_matrix_parameters
+    return 6 * weights + 12 * config.num_hidden_layers * attention_width * sequence_length
 
 
 @dataclass(frozen=True)

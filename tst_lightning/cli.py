@@ -20,7 +20,13 @@ COMMANDS = {
     "prepare": ("tst_lightning.data.prepare", "text -> tokenizer -> token shards and a manifest"),
     "inspect": ("tst_lightning.data.inspection", "what a prepared corpus holds; rows of it with their bags"),
     "verify": ("tst_lightning.data.preparing.verify", "check every file of a prepared corpus against its manifest"),
+    "ngram": ("tst_lightning.data.ngram.command", "count n-grams of a prepared corpus, as targets of training"),
+    "mutual-information": (
+        "tst_lightning.data.mutual_information.command",
+        "what tokens tell about later ones, by distance; weights of bags from a fit",
+    ),
     "evaluate": ("tst_lightning.evaluation.command", "lm-eval tasks on a checkpoint or a model folder"),
+    "export": ("tst_lightning.export", "a checkpoint as a Hugging Face folder: config, safetensors, tokenizer"),
     "compare": (
         "tst_lightning.comparison.command",
         "arms x seeds of training runs, restartable, then the report",
@@ -77,7 +83,7 @@ def _message(error: UserError) -> str:
 def help_text() -> str:
     """What ``tst-lightning --help`` prints."""
     texts = LIGHTNING_COMMANDS | {name: text for name, (_, text) in COMMANDS.items()}
-    return HELP.format(commands="\n".join(f"  {name:<10}{text}" for name, text in texts.items()))
+    return HELP.format(commands="\n".join(f"  {name:<20}{text}" for name, text in texts.items()))
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
@@ -94,7 +100,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
 def _load(command: str) -> Callable[..., int | None]:
     module, _ = COMMANDS[command]
-    return getattr(importlib.import_module(module), command)
+    return getattr(importlib.import_module(module), command.replace("-", "_"))
 
 
 def _run_function(function: Callable[..., int | None], arguments: list[str]) -> int:
@@ -102,8 +108,8 @@ def _run_function(function: Callable[..., int | None], arguments: list[str]) -> 
     from jsonargparse import auto_cli
 
     options = {
-        "as_positional": function.__name__ in ("inspect", "report", "verify"),
-        "prog": f"tst-lightning {function.__name__}",
+        "as_positional": function.__name__ in ("inspect", "mutual_information", "ngram", "report", "verify"),
+        "prog": f"tst-lightning {function.__name__.replace('_', '-')}",
     }
     with as_user_error():
         return auto_cli(function, args=_joined(arguments, "--only"), exit_on_error=False, **options) or 0

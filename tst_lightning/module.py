@@ -5,7 +5,9 @@ position reads and predicts is the batch's shape, ``(B, L+1, s)``. See ``bags`` 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
 from typing import Any, Literal
 
 import lightning as L
@@ -17,12 +19,17 @@ from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
 from tst_lightning.accounting import Counts, flops_per_position
+from tst_lightning.auxiliary import AuxiliaryLosses
 from tst_lightning.bags import shift
+from tst_lightning.compilation import Compilation, CompiledLayers, compiled_layers, require_compilable
 from tst_lightning.errors import UserError
 from tst_lightning.isolation import require_isolation
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.model import new_model, pretrained_config, pretrained_model, rescales_logits
+from tst_lightning.multi_token import MultiToken
+from tst_lightning.optimizers import papers_adamw, parameter_groups
+from tst_lightning.router import router_balance
 from tst_lightning.schedule import Schedule
 from tst_lightning.sharding import is_sharded, require_supported, shard
 
@@ -30,9 +37,11 @@ from tst_lightning.sharding import is_sharded, require_supported, shard
 class CausalLMModule(L.LightningModule):
     """Trains a causal language model; next-token training unless a callback changes ``loss`` and the data.
 
-    Logs ``train/loss``, ``train/learning_rate`` and ``progress/*`` every ``log_every_n_steps`` optimizer steps
-    without synchronising the device for them, and at each validation ``val/loss`` (next token, always, in
-    nats), ``val/perplexity`` and ``val/bits_per_byte``.
+    Logs ``train/loss`` (of the main head alone, so that it compares between runs with and without auxiliary losses),
+    ``train/multi_token_loss`` and ``train/router_loss`` (what is added to it, weight included), ``train/learning_rate``
+    and ``progress/*`` every ``log_every_n_steps`` optimizer steps without synchronising the device for them, and at
+    each validation ``val/loss`` (next token of the main head, always, in nats), ``val/perplexity`` and
+    ``val/bits_per_byte``.
 
     Args:
         config: a Hugging Face configuration, such as ``class_path: transformers.LlamaConfig``; the model starts
@@ -40,14 +49,17 @@ class CausalLMModule(L.LightningModule):
         pretrained: instead of ``config``, a folder or hub name to start from.
         init_seed: seed of the random weights, apart from every other seed.
         optimizer: from parameter groups to an optimizer; by default the paper's AdamW (learning rate 1e-3, betas
-            0.9 and 0.95, weight decay 0.1). Weight decay acts on matrices only: the second group (vectors) comes
-            with ``weight_decay=0``.
+            0.9 and 0.95, weight decay 0.1). The groups are those of ``optimizers.parameter_groups``: hidden matrices,
+            embedding and head, and vectors, which come with ``weight_decay=0``.
         learning_rate_schedule: factor by optimizer step.
         loss_impl: ``chunked`` never holds all logits; ``eager`` does, and is its reference.
+        compilation: whether training steps run the model's layers through torch.compile: ``none``; ``lazy``, as each
+            shape of batch first comes by; ``ahead``, all the schedule's shapes before the first step.
+        multi_token: heads that predict further ahead, and the weight of their loss; by default none.
 
     Raises:
-        UserError: both or neither of ``config`` and ``pretrained``; ``output_router_logits`` (mixtures of experts
-            train without the router's auxiliary loss).
+        UserError: both or neither of ``config`` and ``pretrained``; ``output_router_logits`` (the loss that balances
+            a mixture's experts) with a model whose loss is not known.
     """
 
     def __init__(
@@ -58,6 +70,8 @@ class CausalLMModule(L.LightningModule):
         optimizer: OptimizerCallable | None = None,
         learning_rate_schedule: WarmupStableDecay = WarmupStableDecay(),  # noqa: B008 (frozen)
         loss_impl: Literal["chunked", "eager"] = "chunked",
+        compilation: Compilation = "none",
+        multi_token: MultiToken | None = None,
     ) -> None:
         super().__init__()
         if (config is None) == (pretrained is None):
@@ -66,19 +80,18 @@ class CausalLMModule(L.LightningModule):
                 f"(a folder or hub name), got {'both' if config else 'neither'}"
             )
         self.config = pretrained_config(pretrained) if config is None else config
-        if getattr(self.config.get_text_config(), "output_router_logits", False):
-            raise UserError(
-                "output_router_logits=true asks for the router's auxiliary loss, which is not trained on here: "
-                "set it to false"
-            )
+        router_balance(self.config)  # refuses what it does not know
         self.pretrained = pretrained
         self.init_seed = init_seed
+        self.multi_token = multi_token
         self.optimizer_factory = optimizer or papers_adamw
         self.learning_rate_schedule = learning_rate_schedule
         self.learning_rate_restart: Restart | None = None  # SuperpositionCallback sets it, where it is asked to
         self.next_token_loss = MultiHotCrossEntropy(impl=loss_impl)
         self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
         self.mean_val_loss = MeanMetric()
+        self.compilation = compilation
+        self._compiled_layers: CompiledLayers | None = None
         self.model: nn.Module | None = None
         self._isolates_documents = False  # known in ``setup``
 
@@ -92,6 +105,7 @@ class CausalLMModule(L.LightningModule):
                 "set trainer.max_steps to the number of optimizer steps"
             )
         require_supported(self.trainer.strategy)
+        require_compilable(self.compilation, self.trainer.strategy)
         data = self.trainer.datamodule
         self._isolates_documents = stage == "fit" and getattr(data, "isolate_documents", False)
         config = self.config.get_text_config()
@@ -113,13 +127,15 @@ class CausalLMModule(L.LightningModule):
         """Build the model once, from ``init_seed`` whatever was drawn before.
 
         Raises:
-            UserError: documents are to be isolated, and the model would mix them.
+            UserError: documents are to be isolated, and the model would mix them; multi-token prediction with a
+                model that does more to its logits than multiply by the head.
         """
         if self.model is None:
             if self.pretrained is None:
                 self.model = self.new_model(self.init_seed)
             else:
                 self.model = pretrained_model(self.pretrained, self.init_seed)
+            self.auxiliary_losses = AuxiliaryLosses(self.model, self.multi_token, self.init_seed)
             self.model.train()
         if self._isolates_documents:
             # Now, because the weights are sharded next.
@@ -132,8 +148,11 @@ class CausalLMModule(L.LightningModule):
         return new_model(self.config, seed)
 
     def on_fit_start(self) -> None:
-        """Count FLOPs once before training, for the models where they cannot be counted."""
-        self._flops_per_position = flops_per_position(self.model, self.trainer.datamodule.sequence_length)
+        """Count FLOPs once before training, for the models where they cannot be counted; compile what is asked for."""
+        length, added = self.trainer.datamodule.sequence_length, self.auxiliary_losses.matrix_parameters
+        self._flops_per_position = cache(lambda length: flops_per_position(self.model, length, added))
+        self._flops_per_position(length)
+        self._compiled_layers = compiled_layers(self)
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding that superposition acts on."""
@@ -150,10 +169,13 @@ class CausalLMModule(L.LightningModule):
         loss: Callable[..., Tensor],
         position_ids: Tensor | None = None,
         target_weights: Tensor | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss of ``(B, L, s)`` inputs against ``(B, L, s)`` target ids, with weights if they have their own.
 
         Where ``position_ids (B, L)`` restart, another document begins, which sees nothing of those before it.
+
+        Returns:
+            The loss of the main head; and by name, in training mode, what is to be added to it, with its weight.
         """
         if inputs.shape[-1] == 1:
             read = {"input_ids": inputs.squeeze(-1)}
@@ -166,23 +188,28 @@ class CausalLMModule(L.LightningModule):
             read["position_ids"] = position_ids
         head = self.get_output_embeddings()
         if head.bias is None and not rescales_logits(self.config):
-            hidden = self.model.base_model(**read).last_hidden_state
-            return loss(hidden, head.weight, targets, target_weights)
-        return loss.from_logits(self.model(**read).logits, targets, target_weights)
+            output = self.model.base_model(**read)
+            main = loss(output.last_hidden_state, head.weight, targets, target_weights)
+        else:
+            output = self.model(**read)
+            main = loss.from_logits(output.logits, targets, target_weights)
+        return main, self.auxiliary_losses(output, head.weight, loss, targets, target_weights, position_ids)
 
     # Training -------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean loss of ``batch["tokens"]``, bags ``(B, L+1, s)``.
+        """Mean loss of ``batch["tokens"]``, bags ``(B, L+1, s)``, with the auxiliary losses.
 
         A packed batch also has ``targets (B, L, s)`` and, if documents are isolated, ``position_ids (B, L)``; one
         whose targets are weighted each on its own, ``targets`` and ``target_weights``.
         """
         inputs, following = shift(batch["tokens"])
         optional = (batch.get(name) for name in ("position_ids", "target_weights"))
-        loss = self(inputs, batch.get("targets", following), self.loss, *optional)
+        with self._compiled_layers.training() if self._compiled_layers else nullcontext():
+            loss, auxiliary = self(inputs, batch.get("targets", following), self.loss, *optional)
         self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        self.log_dict({f"train/{name}_loss": value.detach() for name, value in auxiliary.items()})
+        return sum(auxiliary.values(), loss)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log where the run is: plain numbers, known without asking the device."""
@@ -193,12 +220,7 @@ class CausalLMModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The injected optimizer, and the schedule stepping once per optimizer step."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups: Iterable[dict[str, Any]] = [
-            {"params": [parameter for parameter in trainable if parameter.ndim >= 2]},
-            {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer_factory(groups)
+        optimizer = self.optimizer_factory(parameter_groups(self))
         max_steps = self.trainer.max_steps
         factor, restart = self.learning_rate_schedule.factor, self.learning_rate_restart
         schedule = LambdaLR(optimizer, lambda step: factor(step, max_steps, restart))
@@ -209,7 +231,8 @@ class CausalLMModule(L.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Accumulate the next-token loss of single-token windows ``(B, L+1, 1)``."""
         inputs, targets = shift(batch["tokens"])
-        self.mean_val_loss.update(self(inputs, targets, self.next_token_loss), weight=targets.numel())
+        loss, _ = self(inputs, targets, self.next_token_loss)
+        self.mean_val_loss.update(loss, weight=targets.numel())
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean next-token loss in nats, its exponential, and bits per byte of text."""
@@ -236,7 +259,8 @@ class CausalLMModule(L.LightningModule):
         """``progress/*`` after ``steps`` optimizer steps: data tokens, positions, FLOPs; bag size and phase.
 
         Counts over all devices, exact. A data module that knows better than its schedule (padding, another
-        number of devices before) has ``positions(steps)`` and ``data_tokens(steps)``.
+        number of devices before) has ``positions(steps)`` and ``data_tokens(steps)``; one with rows of several lengths,
+        ``positions_by_length(steps)``.
         """
         data = self.trainer.datamodule
         schedule = getattr(data, "schedule", Schedule())
@@ -245,7 +269,10 @@ class CausalLMModule(L.LightningModule):
         else:
             rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
             counts = Counts.of_schedule(schedule, rows * data.sequence_length, steps)
-        counts = counts.with_flops(self._flops_per_position)
+        counts = counts.with_flops(self._flops_per_position(data.sequence_length))
+        if hasattr(data, "positions_by_length"):  # a position of a shorter row costs less
+            parts = data.positions_by_length(steps).items()
+            counts["flops"] = sum(positions * self._flops_per_position(length) for length, positions in parts)
         last_stage = schedule.stage(max(0, steps - 1))
         counts |= {"bag_size": last_stage.bag_size, "superposed": int(last_stage.superposed)}
         return {f"progress/{name}": value for name, value in counts.items()}
@@ -260,8 +287,3 @@ class CausalLMModule(L.LightningModule):
         """Add what rebuilds the model without this class: its configuration and the data it was trained on."""
         checkpoint["hugging_face_config"] = self.config.to_dict()
         checkpoint["data_dir"] = str(getattr(self.trainer.datamodule, "data_dir", ""))
-
-
-def papers_adamw(groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW with the paper's betas and weight decay (section 4); the learning rate depends on the model's size."""
-    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)

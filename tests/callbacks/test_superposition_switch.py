@@ -12,7 +12,8 @@ from tst_lightning.bags import shift
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
-from tst_lightning.module import CausalLMModule, papers_adamw
+from tst_lightning.module import CausalLMModule
+from tst_lightning.optimizers import papers_adamw
 
 SWITCH, STEPS = 4, 8
 RATE = 1e-3

@@ -30,9 +30,14 @@ def _counted(model: str, sequence_length: int) -> int:
     from transformers import AutoModelForCausalLM
 
     from tst_lightning.accounting import flops_per_position
+    from tst_lightning.auxiliary import AuxiliaryLosses
+    from tst_lightning.multi_token import MultiToken
 
     options = json.loads(model)
     module, _, name = options["config"]["class_path"].rpartition(".")
     config = getattr(importlib.import_module(module), name)(**options["config"].get("init_args") or {})
+    heads = MultiToken(**options["multi_token"]) if options.get("multi_token") else None
     with torch.device("meta"):
-        return flops_per_position(AutoModelForCausalLM.from_config(config), sequence_length)
+        built = AutoModelForCausalLM.from_config(config)
+        added = AuxiliaryLosses(built, heads).matrix_parameters
+    return flops_per_position(built, sequence_length, added)
