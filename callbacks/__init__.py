@@ -3,7 +3,17 @@
 from callbacks.branch_points import BranchPoints
 from callbacks.checkpoint import StepCheckpoint
 from callbacks.downstream import DownstreamEvaluation
+from callbacks.length_curriculum import LengthCurriculum
+from callbacks.ngram_targets import NgramTargets
 from callbacks.superposition import SuperpositionCallback
 from callbacks.throughput import Throughput
 
-__all__ = ["BranchPoints", "DownstreamEvaluation", "StepCheckpoint", "SuperpositionCallback", "Throughput"]
+__all__ = [
+    "BranchPoints",
+    "DownstreamEvaluation",
+    "LengthCurriculum",
+    "NgramTargets",
+    "StepCheckpoint",
+    "SuperpositionCallback",
+    "Throughput",
+]

@@ -4,7 +4,9 @@ Nothing in the project remembers a phase. Whoever needs to know it (the data pla
 accounting) asks the schedule about a step, so a resumed run is in the right phase by construction.
 """
 
+import hashlib
 import itertools
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from tst_lightning.errors import UserError
+
+MAX_LISTED_STAGES = 64
+"""A length curriculum changes the stage every few steps."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Schedule:
             raise UserError(f"a schedule's stages start at increasing steps, got {first_steps}")
         if any(min(stage.bag_size, stage.target_bag_size, stage.row_divisor) < 1 for stage in self.stages):
             raise UserError(f"a bag holds at least one token, got {[s.bag_size for s in self.stages]}")
+        if any(stage.sequence_length is not None and stage.sequence_length < 1 for stage in self.stages):
+            raise UserError(f"a row has at least one position, got {[s.sequence_length for s in self.stages][:5]}")
 
     @classmethod
     def of_bag_sizes(
@@ -135,8 +142,11 @@ class Schedule:
         )
 
     def as_dict(self) -> list[dict[str, Any]]:
-        """JSON form, kept in checkpoints to refuse a resume under another schedule."""
-        return [asdict(stage) for stage in self.stages]
+        """JSON form, kept in checkpoints to refuse a resume under another schedule; of many stages, a fingerprint."""
+        stages = [asdict(stage) for stage in self.stages]
+        if len(stages) <= MAX_LISTED_STAGES:
+            return stages
+        return [{"stages": len(stages), "sha256": hashlib.sha256(json.dumps(stages).encode()).hexdigest()}]
 
     @cached_property
     def _first_steps(self) -> list[int]:

@@ -2,33 +2,29 @@
 
 import math
 import warnings
-from functools import partial
 from typing import Any
 
 import lightning
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from tst_lightning.data.ngram.mixing import Alpha, MixedTargets, table_of
+from tst_lightning.data.ngram.table import NgramTable
 from tst_lightning.data.reading.building import RowBuilder
 from tst_lightning.data.reading.cache import ShardCache
 from tst_lightning.data.reading.coverage import report, require_enough_text
-from tst_lightning.data.reading.loading import (
-    PlannedLoader,
-    PlannedRows,
-    PlannedSampler,
-    RowBatches,
-    fold_rows,
-    pack_rows,
-)
+from tst_lightning.data.reading.decomposed import DecomposedPlan
+from tst_lightning.data.reading.decomposition import LongDocuments
+from tst_lightning.data.reading.loading import PlannedRows, planned_loader, require_planned_batch, window_loader
 from tst_lightning.data.reading.mixture import Mixture
-from tst_lightning.data.reading.options import on_gpu, replicas, require_plannable, require_valid_options
+from tst_lightning.data.reading.options import replicas, require_decomposable, require_plannable, require_valid_options
 from tst_lightning.data.reading.packing import Policy
 from tst_lightning.data.reading.plan import Plan
+from tst_lightning.data.reading.planning import planned
 from tst_lightning.data.reading.prepared import open_corpora, require_cache
-from tst_lightning.data.reading.resume import History, continued_history, plan_state, require_same_order
+from tst_lightning.data.reading.resume import History, continued_history, data_state, plan_state, require_same_order
 from tst_lightning.data.reading.shards import Shards
 from tst_lightning.data.reading.validation import validation_batches, window_counts
-from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
 
 
@@ -58,6 +54,8 @@ class TokenDataModule(lightning.LightningDataModule):
             together and fill up with padding that nothing is learned from.
         isolate_documents: whether positions count from the start of each document and no document is a target
             of another one; the model must keep them apart in its attention.
+        fold_by_document: whether bags of superposition hold tokens of one document only, also if documents are
+            concatenated and not isolated. Packed and isolated ones are folded so anyway.
         packing_rows: how much text is packed together: this many times ``rows_per_group`` rows. More of it leaves
             less padding and is shuffled more coarsely.
         validation_batch_size: windows per device and validation batch; by default ``batch_size``.
@@ -81,6 +79,7 @@ class TokenDataModule(lightning.LightningDataModule):
         rows_per_group: int | None = None,
         packing: Policy = "concat",
         isolate_documents: bool = False,
+        fold_by_document: bool = False,
         packing_rows: int = 256,
         validation_batch_size: int | None = None,
         validation_windows: int = 512,
@@ -98,6 +97,7 @@ class TokenDataModule(lightning.LightningDataModule):
         self.rows_per_group = rows_per_group
         self.packing = packing
         self.isolate_documents = isolate_documents
+        self.fold_by_document = fold_by_document
         self.packing_rows = packing_rows
         self.validation_batch_size = batch_size if validation_batch_size is None else validation_batch_size
         self.validation_windows = validation_windows
@@ -112,14 +112,18 @@ class TokenDataModule(lightning.LightningDataModule):
         self.data_dir, self.manifest = self.corpora[0].data_dir, self.corpora[0].manifest
         """Of a mixture, its first corpus'. The folder or URL has the tokenizer and the evaluation items."""
         self.schedule = Schedule()
+        self.decomposition: dict[str, Any] | None = None
+        """Arguments of ``decompose``."""
         self.bag_size = 1
         """Bag size of the current step, for modules that look here. The batches follow ``schedule``."""
         self._cache = ShardCache(cache_dir, cache_bytes)
         self._builder = RowBuilder(
-            self.corpora, sequence_length + 1, streams, shuffle_shards, seed, packing, isolate_documents, packing_rows
-        )
+            self.corpora, sequence_length + 1, streams, shuffle_shards, seed, packing, isolate_documents,
+            fold_by_document, packing_rows,
+        )  # fmt: skip
+        self._target_table: tuple[NgramTable, Alpha] | None = None
         self._loaded_state: dict[str, Any] = {}
-        self._train_plan: Plan | None = None
+        self._train_plan: Plan | DecomposedPlan | None = None
         self._train_rows: PlannedRows | None = None
 
     @property
@@ -137,6 +141,25 @@ class TokenDataModule(lightning.LightningDataModule):
     def set_schedule(self, schedule: Schedule) -> None:
         """Replace the schedule; in a callback's ``setup``, which runs before the loaders are built."""
         self.schedule = schedule
+
+    def decompose(self, min_length: int, long_documents: LongDocuments) -> dict[int, int]:
+        """Have rows of powers of two, each a piece of one document: in a callback's ``setup``, before the schedule.
+
+        The schedule then says which length a step reads (``Stage.sequence_length``).
+
+        Returns:
+            How many tokens of text there are in rows of each length.
+        """
+        require_decomposable(self, min_length)
+        self.decomposition = {"min_length": min_length, "long_documents": long_documents}
+        return {bucket.length: bucket.tokens_per_pass for bucket in self._builder.buckets(**self.decomposition)}
+
+    def set_target_table(self, table: NgramTable, alpha: Alpha) -> None:
+        """Mix n-gram targets into training batches (``ngram.mixing``), in a callback's ``setup``; ``UserError`` if not.
+
+        A batch of a step whose alpha is not 0 then has ``targets`` and ``target_weights``.
+        """
+        self._target_table = table_of(self.corpora, table), alpha
 
     def check(self, max_steps: int, accumulate: int, world_size: int) -> None:
         """Refuse a run that the prepared tokens or the options cannot serve; reads no tokens.
@@ -165,7 +188,7 @@ class TokenDataModule(lightning.LightningDataModule):
             return
         # Nothing of an earlier fit, unless its Trainer goes on. A callback sets its schedule after this.
         self._loaded_state = self.state_dict() if self.trainer.global_step else {}
-        self._train_plan = self._train_rows = None
+        self._train_plan = self._train_rows = self.decomposition = self._target_table = None
         self.set_schedule(Schedule())
         require_plannable(self.trainer)
         streams_here = math.ceil(self.streams / self.trainer.num_nodes)
@@ -181,44 +204,29 @@ class TokenDataModule(lightning.LightningDataModule):
         for line in report(plan, self._names, tokens, trainer.max_steps, self.epochs):
             rank_zero_info(line)
         self._train_rows = PlannedRows(plan, replicas(self.trainer)[1])
-        collate = fold_rows
-        if self._builder.packed:
-            collate = partial(pack_rows, self.manifest.tokenizer.end_of_text_id, self.isolate_documents)
-        batches = RowBatches(self._shards("train"), self._train_rows, collate, self.sequence_length + 1)
-        sampler = PlannedSampler(lambda: trainer.global_step * plan.accumulate, trainer.max_steps * plan.accumulate)
-        return PlannedLoader(batches, sampler, self.num_workers, on_gpu(self.trainer))
+        collate = self._builder.collate(self.manifest.tokenizer.end_of_text_id)
+        retarget = self._target_table and MixedTargets(*self._target_table, plan.accumulate)
+        return planned_loader(self, self._shards("train"), self._train_rows, collate, retarget)
 
     def val_dataloader(self) -> DataLoader:
         """The validation windows of this rank. Read in this process: there are few, and it takes milliseconds."""
         if self.trainer.state.fn == "fit":
             # The sanity check validates before the training loader is asked for.
             self._check_fit()
-        row_tokens = self.sequence_length + 1
         splits = {corpus.data_dir: corpus.manifest.validation.shard_tokens for corpus in self.corpora}
         batches = validation_batches(
-            splits, self._window_counts(), row_tokens, self.validation_batch_size, *replicas(self.trainer)
+            splits, self._window_counts(), self.sequence_length + 1, self.validation_batch_size, *replicas(self.trainer)
         )
-        windows = RowBatches(self._shards("validation"), lambda number: (batches[number], 1), fold_rows, row_tokens)
-        return PlannedLoader(windows, PlannedSampler(lambda: 0, len(batches)), 0, on_gpu(self.trainer))
+        return window_loader(self._shards("validation"), batches, self.trainer)
 
     def test_dataloader(self) -> DataLoader:
         """The validation windows: a prepared corpus has no third split."""
         return self.val_dataloader()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Stop a run whose data and step have drifted apart.
-
-        Raises:
-            UserError: the batch is not the one that the Trainer's count of batches says is next.
-        """
+        """Stop a run whose data and step have drifted apart; raises ``UserError``."""
         if self.trainer is not None and self.trainer.training:
-            expected = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-            if batch["micro"] != expected:
-                raise UserError(
-                    f"training is at micro-batch {expected}, but got the data of micro-batch {batch['micro']}. "
-                    "The checkpoint was probably saved between the micro-batches of one optimizer step: "
-                    "resume from one that was saved at the end of a step"
-                )
+            require_planned_batch(batch["micro"], self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
         return batch
 
     # Accounting -----------------------------------------------------------------------------------------
@@ -226,6 +234,12 @@ class TokenDataModule(lightning.LightningDataModule):
     def positions(self, steps: int) -> int:
         """Positions that the model sees in ``steps`` optimizer steps, over all devices, padding included."""
         return self._present_plan().rows_read(steps) * self.sequence_length
+
+    def positions_by_length(self, steps: int) -> dict[int, int]:
+        """``positions``, by the number of them in a row: a position of a longer row costs more."""
+        if self.decomposition is None:
+            return {self.sequence_length: self.positions(steps)}
+        return self._present_plan().positions_by_length(steps)
 
     def data_tokens(self, steps: int) -> int:
         """Tokens that are targets (with bag size 1: would be) in ``steps`` optimizer steps, over all devices."""
@@ -238,15 +252,9 @@ class TokenDataModule(lightning.LightningDataModule):
         plan = self._train_plan
         if plan is None:
             return {}
-        identity = {
-            "rows_per_group": self._group_rows,
-            "packing_rows": self.packing_rows if self._builder.packed else None,
-            "tokenizer": self.manifest.tokenizer.hash,
-            "corpus": [corpus.hash for corpus in self.corpora],
-            "data_dirs": self._names,
-        }
-        options = ("seed", "sequence_length", "packing", "isolate_documents", "streams", "shuffle_shards")
-        return {name: getattr(self, name) for name in options} | identity | plan_state(plan, self.trainer.global_step)
+        packing_rows = self.packing_rows if self._builder.packed or self.decomposition else None
+        identity = data_state(self, self._group_rows, packing_rows) | {"decomposition": self.decomposition}
+        return identity | plan_state(plan, self.trainer.global_step)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state, to compare it once the schedule is known.
@@ -270,18 +278,10 @@ class TokenDataModule(lightning.LightningDataModule):
         if self._train_rows is not None:  # Lightning has built the loader before it read the checkpoint
             self._train_rows.plan = plan
 
-    def _plan(self, accumulate: int, world_size: int, history: History = ()) -> Plan:
-        return Plan(
-            self._builder.rows(self._group_rows),
-            schedule=self.schedule,
-            mixture=self.mixture,
-            accumulate=accumulate,
-            world_size=world_size,
-            batch_size=self.batch_size,
-            history=history,
-        )
+    def _plan(self, accumulate: int, world_size: int, history: History = ()) -> Plan | DecomposedPlan:
+        return planned(self, self._builder, self._group_rows, accumulate, world_size, history)
 
-    def _present_plan(self) -> Plan:
+    def _present_plan(self) -> Plan | DecomposedPlan:
         return self._train_plan or self._plan(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
 
     @property

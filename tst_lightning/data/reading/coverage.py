@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 
+from tst_lightning.data.reading.decomposed import DecomposedPlan
 from tst_lightning.data.reading.packed import PackedRows
 from tst_lightning.data.reading.plan import Plan, Segment
 from tst_lightning.errors import UserError
 
 
-def require_enough_text(plan: Plan, names: Sequence[str], max_steps: int, epochs: int) -> None:
+def require_enough_text(plan: Plan | DecomposedPlan, names: Sequence[str], max_steps: int, epochs: int) -> None:
     """Refuse a run that would read a corpus more often than allowed.
 
     Args:
@@ -30,15 +31,16 @@ def require_enough_text(plan: Plan, names: Sequence[str], max_steps: int, epochs
     if passes[shortest] <= epochs:
         return
     corpus = plan.corpora[shortest]
+    name = names[0 if isinstance(plan, DecomposedPlan) else shortest]
     needed_epochs = math.ceil(passes[shortest])
     groups = plan.groups_needed(max_steps)[shortest] // plan.streams
     steps = plan.most_steps(epochs, max_steps)
-    # The steps of superposition may be a share of max_steps, and change with it.
-    fewer = f"to {steps}" if len(plan.schedule.stages) == 1 else "(and with it the steps of superposition)"
+    # Its stages may be shares of max_steps, and change with it.
+    fewer = f"to {steps}" if len(plan.schedule.stages) == 1 else "(and with it the schedule's stages)"
     shorter = f"lower max_steps {fewer}, " if steps else ""
     raise UserError(
         f"{max_steps:,} steps need {corpus.group_span_tokens(0, groups) * plan.streams:,} tokens of "
-        f"'{names[shortest]}', which has {corpus.tokens_per_pass:,} for each of epochs={epochs} "
+        f"'{name}', which has {corpus.tokens_per_pass:,} for each of epochs={epochs} "
         f"({corpus.group_description()}), enough for {steps:,} steps: set epochs={needed_epochs} to "
         f"repeat the text, {shorter}or prepare more text"
     )
@@ -55,7 +57,9 @@ def tokens_left_unread(plan: Plan, segment: Segment, micros: int) -> int:
     return left
 
 
-def report(plan: Plan, names: Sequence[str], corpus_tokens: Sequence[int], max_steps: int, epochs: int) -> list[str]:
+def report(
+    plan: Plan | DecomposedPlan, names: Sequence[str], corpus_tokens: Sequence[int], max_steps: int, epochs: int
+) -> list[str]:
     """Lines that say what a run reads of each corpus, what it leaves out, and how full packed rows are.
 
     Args:
@@ -65,6 +69,8 @@ def report(plan: Plan, names: Sequence[str], corpus_tokens: Sequence[int], max_s
         max_steps: optimizer steps of the run.
         epochs: how often a corpus may be read.
     """
+    if isinstance(plan, DecomposedPlan):
+        return _report_decomposed(plan, names[0], corpus_tokens[0], max_steps, epochs)
     passes = plan.passes_needed(max_steps)
     lines = []
     for name, tokens, share, made, corpus in zip(
@@ -85,4 +91,21 @@ def report(plan: Plan, names: Sequence[str], corpus_tokens: Sequence[int], max_s
         if segment is not segments[-1][0] and (left := tokens_left_unread(plan, segment, micros)):
             line += f"; {left:,} tokens of its last block stay unread"
         lines.append(line)
+    return lines
+
+
+def _report_decomposed(plan: DecomposedPlan, name: str, tokens: int, max_steps: int, epochs: int) -> list[str]:
+    left = tokens - sum(bucket.tokens_per_pass for bucket in plan.buckets)
+    shortest = plan.buckets[0].decomposition.lengths[0]
+    lines = [
+        f"'{name}': {tokens:,} tokens; each pass leaves {left:,} unread ({left / tokens:.2%}), in pieces of documents "
+        f"of {shortest} tokens and less"
+    ]
+    for bucket, passes in zip(plan.buckets, plan.passes_needed(max_steps), strict=True):
+        lines.append(
+            f"Rows of {bucket.length}: {bucket.tokens_per_pass / tokens:.2%} of the tokens, read in "
+            f"{plan.steps_of(bucket.length, max_steps):,} steps of {plan.accumulate} x "
+            f"{plan.global_batch * plan.sequence_length // bucket.length} rows; this run makes {passes:.2f} of at most "
+            f"{epochs} passes"
+        )
     return lines

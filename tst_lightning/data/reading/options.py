@@ -26,10 +26,31 @@ def require_valid_options(options: Any) -> None:
         value = getattr(options, name)
         if value is not None and value < minimum:
             raise UserError(f"data option {name} is at least {minimum}, got {value}")
-    if options.streams > 1 and (options.packing != "concat" or options.isolate_documents):
+    by_document = options.isolate_documents or options.fold_by_document
+    if options.streams > 1 and (options.packing != "concat" or by_document):
         raise UserError(
-            f"streams={options.streams} does not go with packed rows (packing={options.packing}, "
-            f"isolate_documents={options.isolate_documents}): set streams to 1"
+            f"streams={options.streams} does not go with packed rows (packing={options.packing}, isolate_documents="
+            f"{options.isolate_documents}, fold_by_document={options.fold_by_document}): set streams to 1"
+        )
+
+
+def require_decomposable(options: Any, min_length: int) -> None:
+    """Raise a ``UserError`` if text cannot be cut into rows of ``min_length`` to ``sequence_length`` positions."""
+    longest = options.sequence_length
+    for name, length in (("min_length", min_length), ("sequence_length", longest)):
+        if length < 1 or length & (length - 1):
+            raise UserError(f"{name}={length}: rows of a length curriculum have powers of two, such as 64 or 256")
+    if min_length > longest:
+        raise UserError(f"min_length={min_length} is greater than sequence_length={longest}: lower min_length")
+    others = {name: getattr(options, name) for name in ("packing", "isolate_documents", "fold_by_document", "streams")}
+    usual = {"packing": "concat", "isolate_documents": False, "fold_by_document": False, "streams": 1}
+    wrong = [f"{name}={value}" for name, value in others.items() if value != usual[name]]
+    if len(options.corpora) > 1:
+        wrong.append(f"a mixture of {len(options.corpora)} corpora")
+    if wrong:
+        raise UserError(
+            "with a length curriculum (LengthCurriculum) every row is a piece of one document of one corpus, which "
+            f"does not go with {', '.join(wrong)}: leave that out, or the callback"
         )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tst_lightning.data.reading.decomposed import DecomposedPlan
 from tst_lightning.data.reading.plan import Plan
 from tst_lightning.errors import UserError
 
@@ -14,7 +15,27 @@ _MAY_DIFFER = {"step", "history", "batch_size", "devices", "data_dirs"}
 """The position, see ``continued_history``; and where the corpora lie."""
 
 
-def plan_state(plan: Plan, step: int) -> dict[str, Any]:
+def data_state(data: Any, group_rows: int | None, packing_rows: int | None) -> dict[str, Any]:
+    """A data module's part of a checkpoint: its corpora, and its options that determine the order of their text.
+
+    Args:
+        data: the ``TokenDataModule``.
+        group_rows: of a group.
+        packing_rows: the option, where it matters.
+    """
+    options = (
+        "seed", "sequence_length", "packing", "isolate_documents", "fold_by_document", "streams", "shuffle_shards"
+    )  # fmt: skip
+    return {name: getattr(data, name) for name in options} | {
+        "rows_per_group": group_rows,
+        "packing_rows": packing_rows,
+        "tokenizer": data.manifest.tokenizer.hash,
+        "corpus": [corpus.hash for corpus in data.corpora],
+        "data_dirs": [corpus.data_dir for corpus in data.corpora],
+    }
+
+
+def plan_state(plan: Plan | DecomposedPlan, step: int) -> dict[str, Any]:
     """A plan's part of a checkpoint at optimizer step ``step``."""
     return {
         "version": STATE_VERSION,
