@@ -115,6 +115,11 @@ class SuperpositionCallback(Callback):
                 raise UserError(f"{name}={value!r}: choose {', '.join(get_args(kind))}")
         if not 0 <= interpolate <= 1:
             raise UserError(f"interpolate={interpolate}: give a share of the superposed steps, from 0 to 1")
+        if loss == "mce_alt" and (interpolate or weights_file or weights not in ("uniform", "first_token")):
+            raise UserError(
+                "loss=mce_alt sums the probabilities of a bag's tokens and knows no weights: leave out interpolate, "
+                "weights_file and weights, or choose another loss"
+            )
         self.weights_file = weights_file
         self.weights = self._bag_weights(weights, superpose_outputs)
         self.superpose_inputs = superpose_inputs

@@ -73,9 +73,8 @@ def test_help_of_our_commands_imports_no_torch(command):
 def test_help_names_every_command(capsys):
     assert cli.main([]) == 0
     text = capsys.readouterr().out
-    assert all(
-        f"\n  {name} " in text for name in ["fit", "validate", "test", "prepare", "evaluate", "compare", "report"]
-    )
+    commands = ["fit", "validate", "test", "prepare", "mutual-information", "ngram", "evaluate", "compare", "report"]
+    assert all(f"\n  {name} " in text for name in [*commands, "export"])
 
 
 def test_fit_validate_test_and_resume(fit, tst, tmp_path, capsys):

@@ -17,7 +17,7 @@ SHARDED = {
 }
 
 
-def fit(folder, prepared_dir, devices, superposition, *arguments):
+def fit(folder, prepared_dir, devices, superposition, *arguments, **model):
     """A run of ``tst-lightning fit`` with 4 rows a step, validating and saving every third step.
 
     That is also right before the switch, when validation has left weights gathered.
@@ -28,7 +28,7 @@ def fit(folder, prepared_dir, devices, superposition, *arguments):
     callbacks += [{"class_path": "callbacks.SuperpositionCallback", "init_args": superposition}]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "logger": False}
     values = {
-        "model": {"config": {"class_path": "transformers.LlamaConfig", "init_args": sizes}},
+        "model": {"config": {"class_path": "transformers.LlamaConfig", "init_args": sizes}, **model},
         "data": {"data_dir": str(prepared_dir), "sequence_length": 16, "batch_size": 4 // devices, "num_workers": 0,
                  "rows_per_group": 4, "validation_windows": 8},
         "trainer": {"accelerator": "cpu", "devices": devices, "strategy": SHARDED if devices > 1 else "auto",
@@ -75,6 +75,20 @@ def test_two_sharded_processes_train_what_one_does(prepared_dir, tmp_path):
             torch.testing.assert_close(sharded, value, rtol=1e-3, atol=1e-7)
     for name, value in two[STEPS]["state_dict"].items():
         assert torch.equal(resumed[STEPS]["state_dict"][name], value), name
+
+
+@pytest.mark.slow
+def test_heads_of_multi_token_prediction_are_sharded_too(prepared_dir, tmp_path):
+    superposition = {"bag_size": 4, "recovery_step": SWITCH}
+    one = fit(tmp_path / "one", prepared_dir, 1, superposition, multi_token={"heads": 2})
+    two = fit(tmp_path / "two", prepared_dir, 2, superposition, multi_token={"heads": 2})
+    at_switch = f"--ckpt_path={checkpoint(tmp_path / 'two', SWITCH)}"
+    resumed = fit(tmp_path / "resumed", prepared_dir, 2, superposition, at_switch, multi_token={"heads": 2})
+    assert one[STEPS]["state_dict"].keys() == two[STEPS]["state_dict"].keys()
+    assert sum(not name.startswith("model.") for name in one[STEPS]["state_dict"]) == 2 * 3
+    for name, value in one[STEPS]["state_dict"].items():
+        torch.testing.assert_close(two[STEPS]["state_dict"][name], value, rtol=0, atol=2e-5, msg=name)
+        assert torch.equal(resumed[STEPS]["state_dict"][name], two[STEPS]["state_dict"][name]), name
 
 
 def test_fsdp_1_is_refused(prepared_dir, tmp_path):

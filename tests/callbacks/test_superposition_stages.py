@@ -112,6 +112,8 @@ def test_a_resumed_run_ends_with_the_same_weights(prepared_dir, tmp_path, stop):
     [
         ({"loss": "squared"}, "loss='squared': choose"),
         ({"interpolate": 1.5}, "interpolate=1.5"),
+        ({"loss": "mce_alt", "interpolate": 0.5}, "knows no weights"),
+        ({"loss": "mce_alt", "weights": "power_law"}, "knows no weights"),
         ({"weights": [0.5, 0.5]}, "are for one bag size"),
         ({"weights_file": "none.json", "weights": "power_law"}, "leave one of them out"),
         ({"weights_file": "none.json"}, "none.json"),
