@@ -106,7 +106,8 @@ class Throughput(Callback):
             return
         step, schedule = trainer.global_step, trainer.datamodule.schedule
         numbers = {name.removeprefix("progress/"): n for name, n in pl_module.progress(step).items()}
-        recovery = schedule.stages[-1].first_step
+        superposed = any(stage.superposed for stage in schedule.stages)  # or a curriculum of row lengths
+        recovery = schedule.last_switch if superposed else 0
         if rate is None and self.train_seconds > 0 and step > 0:
             rate = numbers["positions"] / self.train_seconds
         content = {

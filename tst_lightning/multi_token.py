@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 from tst_lightning.bags import IGNORE
 from tst_lightning.errors import UserError
@@ -61,8 +62,9 @@ class Head(nn.Module):
     def __init__(self, width: int, initializer_range: float, device: torch.device) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width, eps=1e-6, device=device, dtype=torch.float32)
-        self.up = nn.Linear(width, width, bias=False, device=device, dtype=torch.float32)
-        self.down = nn.Linear(width, width, bias=False, device=device, dtype=torch.float32)
+        options = {"bias": False, "device": device, "dtype": torch.float32}
+        self.up = skip_init(nn.Linear, width, width, **options)
+        self.down = skip_init(nn.Linear, width, width, **options)
         nn.init.normal_(self.up.weight, std=initializer_range)
         nn.init.zeros_(self.down.weight)
 

@@ -31,7 +31,7 @@ def plan(arguments: Sequence[str]) -> PlannedRun:
     constant = "constant" if "constant" in options else "scaled"
     stages = SuperpositionStages(int(options["s"]), **switch, tokens_per_step=constant) if "s" in options else None
     rate = WarmupStableDecay(decay_ratio=float(options.get("decay", 0.1)))
-    return PlannedRun(options, steps, int(options.get("rows", 1)), stages, rate)
+    return PlannedRun(options, steps, int(options.get("rows", 1)), stages, None, rate)
 
 
 def expanded(arms: dict[str, ArmSpec], **options: object) -> dict:

@@ -125,7 +125,7 @@ def test_flops_are_those_that_the_run_counts() -> None:
 def planned(steps: int, stages: dict | None = None, **rate: float) -> PlannedRun:
     rate = {"warmup_steps": 3, "decay_ratio": 0.1} | rate
     superposition = SuperpositionStages(bag_size=4, **stages) if stages else None
-    return PlannedRun({}, steps, 1, superposition, WarmupStableDecay(**rate))
+    return PlannedRun({}, steps, 1, superposition, None, WarmupStableDecay(**rate))
 
 
 @pytest.mark.parametrize("decay_ratio", [0.05, 0.1, 0.25, 1 / 3])
@@ -155,6 +155,7 @@ def test_branch_steps_of_the_usual_decay() -> None:
         (planned(6000, decay_ratio=0.0), "no decay to branch off for"),
         (planned(6000, decay_ratio=1.0, warmup_steps=0), "decay at step 0, before it trains"),
         (PlannedRun({}, 6000, 1), "not a WarmupStableDecay"),
+        (plan_of(config(callbacks=[{"class_path": "callbacks.NgramTargets"}])), "NgramTargets does at a step"),
     ],
 )
 def test_runs_that_no_shorter_one_branches_off(plan: PlannedRun, message: str) -> None:

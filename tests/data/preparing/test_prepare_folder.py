@@ -106,7 +106,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path, corpus):
 
 def test_two_runs_cannot_write_the_same_folder(tmp_path, corpus):
     with partial_folder(tmp_path / "out", "other") as partial:
-        with pytest.raises(UserError, match=rf"another prepare is writing '.*out' \(in '{partial.path.name}'\)"):
+        with pytest.raises(UserError, match=rf"another command is writing '.*out' \(in '{partial.path.name}'\)"):
             prepare(corpus, str(tmp_path / "out"), Bytes(), validation_fraction=0.3)
         assert partial.path.is_dir()
 

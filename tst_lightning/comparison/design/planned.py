@@ -13,6 +13,8 @@ from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.schedule import Schedule
 from tst_lightning.stages import SuperpositionStages
 
+_LENGTH_FOLLOWERS = ("LengthCurriculum", "NgramTargets")
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -26,6 +28,8 @@ class PlannedRun:
     """Positions of an optimizer step on one device; where bags come in fewer rows, of a step without."""
     stages: SuperpositionStages | None = None
     """Options of superposition, if there is some."""
+    follows_length: str | None = None
+    """Name of another callback whose doing at a step depends on the length of the run."""
     learning_rate: WarmupStableDecay | None = None
     """None for a schedule that is not known here."""
     batches: int = 1
@@ -96,6 +100,11 @@ class PlannedRun:
                 "its learning rate is not a WarmupStableDecay, and only with that is a short run the beginning of a "
                 "long one: leave it out of `branch`"
             )
+        if self.follows_length:
+            raise UserError(
+                f"what {self.follows_length} does at a step depends on the length of the run, so a shorter run is not "
+                "the beginning of a longer one: leave it out of `branch`"
+            )
         switch = self.schedule.last_switch
         if switch and self.stages.moves_with_length:
             raise UserError(
@@ -158,6 +167,7 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
         max_steps,
         trainer["accumulate_grad_batches"] * data["batch_size"] * data["sequence_length"],
         stages,
+        next((name for name in _LENGTH_FOLLOWERS if _callback(trainer.get("callbacks"), name) is not None), None),
         WarmupStableDecay(**learning_rate) if known else None,
         batches := max_steps * trainer["accumulate_grad_batches"],
         _validation_batches(trainer.get("val_check_interval"), batches),
@@ -223,11 +233,16 @@ def _devices(trainer: Mapping[str, Any]) -> tuple[int, bool]:
 
 def _stages(callbacks: Any) -> SuperpositionStages | None:
     """What ``SuperpositionCallback`` will make its schedule of."""
+    options = _callback(callbacks, "SuperpositionCallback")
+    if options is None:
+        return None
+    given = {field.name: options[field.name] for field in fields(SuperpositionStages) if field.name in options}
+    return SuperpositionStages(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+
+
+def _callback(callbacks: Any, name: str) -> Mapping[str, Any] | None:
+    """Arguments of the first callback of a class; None if there is none."""
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        if isinstance(callback, Mapping) and callback["class_path"].rpartition(".")[2] == "SuperpositionCallback":
-            names = {field.name for field in fields(SuperpositionStages)} & callback["init_args"].keys()
-            options = {name: callback["init_args"][name] for name in names}
-            return SuperpositionStages(
-                **{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-            )
+        if isinstance(callback, Mapping) and callback["class_path"].rpartition(".")[2] == name:
+            return callback.get("init_args") or {}
     return None

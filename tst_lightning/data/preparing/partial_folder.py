@@ -124,6 +124,6 @@ def _is_locked(folder: Path) -> bool:
 
 def _in_use(target: Path, partial: Path) -> UserError:
     return UserError(
-        f"another prepare is writing '{target}' (in '{partial.name}'): "
+        f"another command is writing '{target}' (in '{partial.name}'): "
         "wait for it, stop it, or choose another output_dir"
     )

@@ -52,14 +52,18 @@ class Bucket(FieldsOnly):
     def group_description(self) -> str:
         return f"in rows of {self.length} + 1 tokens of one document"
 
-    def row(self, number: int) -> Row:
-        """Where the tokens of the ``number``-th row of the run are."""
-        epoch, position = divmod(number, self.rows_per_pass)
-        starts = self._cached_starts(epoch)
-        block = int(starts.searchsorted(position, side="right")) - 1
-        shards, first_tokens = self._cached_block(epoch, block)
-        position -= int(starts[block])
-        return (Span(int(shards[position]), int(first_tokens[position]), self.length + 1, self.order.corpus),)
+    def rows(self, first: int, count: int) -> list[Row]:
+        """Where the tokens of ``count`` rows of the run are, from its row ``first`` on."""
+        rows: list[Row] = []
+        while len(rows) < count:
+            epoch, position = divmod(first + len(rows), self.rows_per_pass)
+            starts = self._cached_starts(epoch)
+            block = int(starts.searchsorted(position, side="right")) - 1
+            part = slice(position - int(starts[block]), position - int(starts[block]) + count - len(rows))
+            shards, first_tokens = (numbers[part].tolist() for numbers in self._cached_block(epoch, block))
+            tokens, corpus = self.length + 1, self.order.corpus
+            rows += [(Span(shard, token, tokens, corpus),) for shard, token in zip(shards, first_tokens, strict=True)]
+        return rows
 
     @cached_property
     def _counts(self) -> np.ndarray:
@@ -151,7 +155,7 @@ class DecomposedPlan(FieldsOnly):
         bucket = next(bucket for bucket in self.buckets if bucket.length == length)
         of_rank = segment.global_batch // self.world_size
         first = self.rows_of(length, step) + part * segment.global_batch + rank * of_rank
-        return [bucket.row(number) for number in range(first, first + of_rank)]
+        return bucket.rows(first, of_rank)
 
     def segment(self, micro: int) -> Segment:
         """The stage of a micro-batch, in the words of ``plan.Plan``."""

@@ -71,8 +71,9 @@ def _concatenate(lengths: np.ndarray, capacity: int) -> Packing:
     positions = int(document_starts[-1])
     row_firsts = np.arange(0, positions, capacity)
     # A document of length 0 begins where the next one does, or at the end of all.
-    starts = np.union1d(document_starts[:-1], row_firsts)
-    starts = starts[starts < positions]
+    # Two sorted runs; numpy's own union hashes, which takes several times as long.
+    starts = np.sort(np.concatenate([document_starts[:-1], row_firsts]), kind="stable")
+    starts = starts[(np.diff(starts, prepend=-1) > 0) & (starts < positions)]
     document = document_starts.searchsorted(starts, side="right") - 1
     row_starts = np.append(starts.searchsorted(row_firsts), len(starts))
     return Packing(row_starts, document, starts - document_starts[document], np.diff(starts, append=positions))
