@@ -115,11 +115,11 @@ def test_weight_decay_acts_on_matrices_only(prepared_dir, tmp_path):
     module = tiny_module()
     trainer = tiny_trainer(tmp_path, max_steps=1)
     trainer.fit(module, datamodule=tiny_data(prepared_dir))
-    decayed, plain = trainer.optimizers[0].param_groups
-    assert {parameter.ndim for parameter in decayed["params"]} == {2}
-    assert {parameter.ndim for parameter in plain["params"]} == {1}
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert sum(len(group["params"]) for group in (decayed, plain)) == len(list(module.parameters()))
+    hidden, tables, vectors = trainer.optimizers[0].param_groups
+    assert {parameter.ndim for group in (hidden, tables) for parameter in group["params"]} == {2}
+    assert {parameter.ndim for parameter in vectors["params"]} == {1}
+    assert [group["weight_decay"] for group in (hidden, tables, vectors)] == [0.1, 0.1, 0.0]
+    assert sum(len(group["params"]) for group in (hidden, tables, vectors)) == len(list(module.parameters()))
 
 
 def test_the_learning_rate_steps_with_the_optimizer_not_with_micro_batches(prepared_dir, tmp_path):

@@ -157,10 +157,6 @@ def test_their_weights_depend_on_the_seed_alone(model):
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], up(2, drawn_before=5)[0])
-    # Not the numbers that the model, built from the same seed, begins with.
-    model_of_seed = tiny_module().new_model(1)
-    begins = [weight.flatten()[:8] for weight in model_of_seed.parameters() if weight.ndim == 2]
-    assert not any(torch.allclose(weight, first[0].flatten()[:8]) for weight in begins)
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)

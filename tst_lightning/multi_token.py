@@ -19,14 +19,13 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 from tst_lightning.bags import IGNORE
 from tst_lightning.errors import UserError
 from tst_lightning.model import rescales_logits
 
 SEED_OFFSET = 2_000_000
-"""Added to the module's ``init_seed``: from the same seed a head would begin with the embedding's random numbers."""
+"""Added to the module's ``init_seed``: the heads' random numbers are not the model's, however it draws them."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,8 @@ class Head(nn.Module):
     def __init__(self, width: int, initializer_range: float, device: torch.device) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width, eps=1e-6, device=device, dtype=torch.float32)
-        options = {"bias": False, "device": device, "dtype": torch.float32}
-        self.up = skip_init(nn.Linear, width, width, **options)
-        self.down = skip_init(nn.Linear, width, width, **options)
+        self.up = nn.Linear(width, width, bias=False, device=device, dtype=torch.float32)
+        self.down = nn.Linear(width, width, bias=False, device=device, dtype=torch.float32)
         nn.init.normal_(self.up.weight, std=initializer_range)
         nn.init.zeros_(self.down.weight)
 

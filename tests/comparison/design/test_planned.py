@@ -114,6 +114,10 @@ def test_flops_are_those_that_the_run_counts() -> None:
     values["model"]["config"] = {"class_path": "transformers.LlamaConfig", "init_args": options}
     model = LlamaForCausalLM(LlamaConfig(**options))
     assert planned_flops_per_position(values) == flops_per_position(model, 256)
+    values["model"]["config"]["dict_kwargs"] = {"head_dim": 32}
+    wide = LlamaForCausalLM(LlamaConfig(**options, head_dim=32))
+    assert planned_flops_per_position(values) == flops_per_position(wide, 256) != flops_per_position(model, 256)
+    del values["model"]["config"]["dict_kwargs"]
     values["model"]["multi_token"] = {"heads": 2, "weight": 0.1}
     added = 2 * (2 * 16 * 16 + 57 * 16)  # of each head two square matrices and the shared output matrix
     assert planned_flops_per_position(values) == flops_per_position(model, 256) + 6 * added

@@ -35,7 +35,9 @@ def _counted(model: str, sequence_length: int) -> int:
 
     options = json.loads(model)
     module, _, name = options["config"]["class_path"].rpartition(".")
-    config = getattr(importlib.import_module(module), name)(**options["config"].get("init_args") or {})
+    # LightningCLI keeps what a class takes as **kwargs apart.
+    values = (options["config"].get(key) or {} for key in ("init_args", "dict_kwargs"))
+    config = getattr(importlib.import_module(module), name)(**{key: v for part in values for key, v in part.items()})
     heads = MultiToken(**options["multi_token"]) if options.get("multi_token") else None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config)
