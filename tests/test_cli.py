@@ -137,7 +137,7 @@ BAD_INPUTS = {
     "no steps": (["--trainer.max_steps=-1"], "set trainer.max_steps"),
     "bag size 0": ([CALLBACK, f"{BAG}=0", RATIO], "^error: bag_size=0: give an integer"),
     "bag size text": ([CALLBACK, f"{BAG}=two", RATIO], 'Parser key "bag_size": Expected a .*int.* two'),
-    "recovery": ([CALLBACK, f"{BAG}=4", "--trainer.callbacks.recovery_step=4"], "recovery_step=4 leaves no recovery"),
+    "recovery": ([CALLBACK, f"{BAG}=4", "--trainer.callbacks.recovery_step=4"], "until step 4 leaves no recovery"),
     "group": ([CALLBACK, f"{BAG}=3", RATIO, "--data.rows_per_group=4"], "rows_per_group=4 is not divisible"),
     "config": (["--config", "{missing}"], "File does not exist"),
     "key": (["--config", "{unknown}"], "hiden_size"),

@@ -284,3 +284,10 @@ def test_a_run_that_would_leak_is_refused_before_it_trains(isolate, prepared_dir
     with refusal:
         trainer.fit(tiny_module(OPT), datamodule=data)
     assert trainer.global_step == (0 if isolate else 1)
+
+
+def test_flex_attention_is_refused_where_it_has_no_backward_pass():
+    model = built(CONFIGS["llama"], "flex_attention").model
+    require_isolation(model, trained_on="cuda")
+    with pytest.raises(UserError, match="cannot be trained on a CPU"):
+        require_isolation(model, trained_on="cpu")

@@ -22,7 +22,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at '{path}': give the .ckpt file of a run, or a Hugging Face model folder")
+        raise UserError(f"no checkpoint at '{path}': give the .ckpt file of a run, from its checkpoints/")
     try:
         # Tensors and plain values only: a checkpoint from elsewhere must not run code.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -33,8 +33,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not {CONFIG_KEY, "state_dict"} <= checkpoint.keys():
         raise UserError(
-            f"'{path}' has no '{CONFIG_KEY}', so it is not a checkpoint of `tst-lightning fit`: give one, or a "
-            "Hugging Face model folder"
+            f"'{path}' has no '{CONFIG_KEY}', so it is not a checkpoint of `tst-lightning fit`: give a .ckpt "
+            "file that it wrote"
         )
     return checkpoint
 

@@ -22,11 +22,15 @@ _RELATIVE_TOLERANCE = 1e-5
 """What rounding may move. Of 53 architectures (of width 32) those that leak moved by 1.9e-3 or more, others by 0."""
 
 
-def require_isolation(model: nn.Module) -> None:
+def require_isolation(model: nn.Module, trained_on: str | None = None) -> None:
     """Try out whether a Hugging Face causal LM keeps the documents of a row apart: one small forward pass.
 
+    Args:
+        model: where it happens to be.
+        trained_on: type of the device that it will be trained on, if it will.
+
     Raises:
-        UserError: it does not.
+        UserError: it does not, or it cannot be trained so.
     """
     name, remedy = type(model).__name__, "set isolate_documents to false, or choose another model (such as Llama)"
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
@@ -36,6 +40,11 @@ def require_isolation(model: nn.Module) -> None:
         raise UserError(
             f"isolate_documents=true with attn_implementation '{attention}' lets a document see the others of its "
             f"row: use {', '.join(SAFE_ATTENTION)}"
+        )
+    if attention == "flex_attention" and trained_on == "cpu":
+        raise UserError(
+            "attn_implementation 'flex_attention' cannot be trained on a CPU, where torch has no backward pass for it: "
+            "use sdpa"
         )
     if _leaks(model):
         raise UserError(

@@ -139,7 +139,7 @@ class CausalLMModule(L.LightningModule):
             self.model.train()
         if self._isolates_documents:
             # Now, because the weights are sharded next.
-            require_isolation(self.model)
+            require_isolation(self.model, self.trainer.strategy.root_device.type)
         if self.device_mesh is not None and not is_sharded(self):
             shard(self, self.model, self.device_mesh)
 

@@ -61,8 +61,8 @@ class SuperpositionStages:
             first_steps = [0, self.recovery_step]
         if first_steps[-1] >= max_steps:
             raise UserError(
-                f"recovery_step={first_steps[-1]} leaves no recovery within trainer.max_steps={max_steps}:"
-                " lower it (the paper recovers for 60 to 80 % of the steps) or train longer"
+                f"superposition until step {first_steps[-1]} leaves no recovery within trainer.max_steps={max_steps}:"
+                " end it earlier (the paper recovers for 60 to 80 % of the steps) or train longer"
             )
         return Schedule.of_bag_sizes(
             self.sizes, first_steps, self.superpose_inputs, constant_tokens=self.tokens_per_step == "constant"

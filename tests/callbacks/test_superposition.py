@@ -228,7 +228,7 @@ def test_bad_values_fail_at_construction(options, message):
 
 @pytest.mark.parametrize("recovery_step", [6, 7])
 def test_a_run_without_recovery_is_refused(prepared_dir, tmp_path, recovery_step):
-    with pytest.raises(UserError, match=f"recovery_step={recovery_step} leaves no recovery within trainer.max_steps=6"):
+    with pytest.raises(UserError, match=f"until step {recovery_step} leaves no recovery within trainer.max_steps=6"):
         fit(prepared_dir, tmp_path, SuperpositionCallback(bag_size=4, recovery_step=recovery_step))
 
 

@@ -12,7 +12,7 @@ from tst_lightning.comparison.design.arms import ArmSpec, Overlay
 from tst_lightning.comparison.design.comparability import require_comparable
 from tst_lightning.comparison.design.expansion import Planner, expand
 from tst_lightning.comparison.design.experiment import PROGRAM, Experiment, Run, Vary, run_folder, seed_problems
-from tst_lightning.comparison.design.planned import PlannedRun, require_final_validation
+from tst_lightning.comparison.design.planned import PlannedRun, require_final_validation, require_tables
 from tst_lightning.comparison.design.scoring import EvaluationSpec
 from tst_lightning.comparison.design.selection import selected
 from tst_lightning.comparison.design.specification import Specification
@@ -61,6 +61,7 @@ def compare(
             named `tst_s{s}_r{r}` stands for one per combination. `lengths` restricts it to some of the
             experiment's. With `equal_data_with: ARM` it is a second baseline for that arm, with as many steps as
             read the same number of tokens. With `equal_flops_with: ARM` it has as many steps as cost the same.
+            With `compare_with: [ARM]` it is compared with these beside the baseline.
         baseline: The arm that the others are compared with, at the same length and in the same variant.
         base: `configs` and `overrides` that all arms share.
         variants: Name -> `configs` and `overrides` laid over `base` before an arm's own, for example one per
@@ -110,6 +111,7 @@ def compare(
     require_comparable(
         {arm: plan.config for arm, plan in plans.items()}, [pair for pair in experiment.pairs() if pair[0] in plans]
     )
+    require_tables(plans)
     _require_own_gpus(max_arms_at_once, plans)
     threads = threads_per_arm or _threads(max_arms_at_once, plans)
     runs = [replace(run, steps=plans[run.arm].max_steps) if run.steps is None else run for run in runs]

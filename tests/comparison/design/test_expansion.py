@@ -120,6 +120,12 @@ def test_equal_flops_take_more_steps_where_they_are_cheaper(monkeypatch: pytest.
     assert alone["patches"].overlay.overrides["trainer.max_steps"] == 1600
 
 
+def test_arms_are_compared_with_what_they_name() -> None:
+    both = ArmSpec(TST.configs, TST.overrides, TST.grid, compare_with=["tst_s{s}_r{r}"])
+    arms = expanded(ARMS | {"both_s{s}_r{r}": both}, lengths=(500, 1000))
+    assert arms["both_s8_r0.5-500"].references == ("base-500", "tst_s8_r0.5-500")
+
+
 def test_equal_data_without_lengths() -> None:
     arms = expanded(ARMS | {"more": ArmSpec(equal_data_with="tst_s4_r0.5")})
     assert arms["more"].overlay.overrides == {"trainer.max_steps": 2500}

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from callbacks import SuperpositionCallback
 from tst_lightning.accounting import flops_per_position
 from tst_lightning.comparison.design import planned as planned_module
 from tst_lightning.comparison.design.flops import planned_flops_per_position
-from tst_lightning.comparison.design.planned import PlannedRun, plan_of, require_final_validation
+from tst_lightning.comparison.design.planned import PlannedRun, plan_of, require_final_validation, require_tables
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.schedule import Schedule
@@ -105,6 +106,24 @@ def test_as_many_steps_as_cost_the_same_in_whole_intervals(monkeypatch, interval
     found = plan.steps_for_flops(plan_of(config()).flops)
     assert found == steps
     require_final_validation({"a": plan_of(config(patches, val_check_interval=interval, max_steps=found))})
+
+
+def test_what_a_step_of_a_curriculum_costs_is_not_known() -> None:
+    plan = plan_of(config(callbacks=[{"class_path": "callbacks.LengthCurriculum"}]))
+    with pytest.raises(UserError, match="depends on the lengths of the documents"):
+        plan.steps_for_flops(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("SuperpositionCallback", {"weights_file": "none.json"}), ("NgramTargets", {"table": "none"})]
+)
+def test_arms_without_their_table_are_refused(name: str, options: dict) -> None:
+    plain = plan_of(config())
+    require_tables({"plain": plain})
+    callbacks = [{"class_path": f"callbacks.{name}", "init_args": options}]
+    planned = replace(plain, config=config(callbacks=callbacks))
+    with pytest.raises(UserError, match=f"arm 'x': .*{next(iter(options.values()))}"):
+        require_tables({"plain": plain, "x": planned})
 
 
 def test_flops_are_those_that_the_run_counts() -> None:

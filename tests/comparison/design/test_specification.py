@@ -45,6 +45,8 @@ def test_methods_stand_in_the_order_of_the_file() -> None:
             {},
             "equal_flops_with 'tst' is not an arm: name one of",
         ),
+        ({"x": ArmSpec(compare_with=["tst"])}, {}, "compare_with 'tst' is not an arm: name one of"),
+        ({"x": ArmSpec(compare_with=["base"])}, {}, "compare_with 'base' is the arm itself or the baseline"),
         ({"x": ArmSpec(equal_flops_with="x")}, {}, "'x' follow from another arm themselves"),
         ({"x": ArmSpec(equal_flops_with="base", equal_data_with="tst4")}, {}, "both set its steps"),
         (

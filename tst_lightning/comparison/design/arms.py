@@ -37,6 +37,9 @@ class ArmSpec(Overlay):
     """Another arm, usually the baseline: this one is trained for as many steps as cost the same FLOPs, at each of its
     lengths, in whole intervals of validation. For methods whose steps cost more or less: patch-level training,
     heads for further tokens."""
+    compare_with: list[str] = field(default_factory=list)
+    """Other arms that this one is compared with, beside the baseline, at the same length: does it help on top of
+    another method?"""
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,12 @@ class _Variant:
         return Overlay([*variant.configs, *method.overlay.configs], overrides)
 
     def _references(self, method: Method) -> Iterator[Method]:
-        """The baseline, and baselines that read as much data."""
+        """The baseline, baselines that read as much data, and what the file names."""
         if method.name == self._specification.baseline or method.equal_data_with:
             return
         yield self._methods[self._specification.baseline]
         yield from (other for other in self._methods.values() if other.equal_data_with == method.name)
+        yield from (self._methods[other] for other in method.compare_with)
 
     def _lengths_of(self, method: Method) -> tuple[int | None, ...]:
         if method.equal_data_with:
@@ -106,7 +107,13 @@ class _Variant:
     def _steps_at(self, method: Method, length: int | None) -> int | None:
         if method.equal_flops_with:
             other, own = (self._planned(one, length) for one in (self._methods[method.equal_flops_with], method))
-            return 1 if other is None or own is None else own.steps_for_flops(other.flops)
+            if other is None or own is None:
+                return 1
+            try:
+                return own.steps_for_flops(other.flops)
+            except UserError as error:
+                self._problems.append(f"'{method.name}': {error}")
+                return 1
         if not method.equal_data_with:
             return length
         other = self._planned(self._methods[method.equal_data_with], length)

@@ -22,6 +22,7 @@ class Method:
     lengths: tuple[int, ...] | None = None
     equal_data_with: str | None = None
     equal_flops_with: str | None = None
+    compare_with: tuple[str, ...] = ()
 
 
 def methods(name: str, spec: ArmSpec) -> list[Method]:
@@ -29,7 +30,8 @@ def methods(name: str, spec: ArmSpec) -> list[Method]:
     lengths = None if spec.lengths is None else tuple(spec.lengths)
     if not spec.grid:
         overlay = Overlay(spec.configs, spec.overrides)
-        return [Method(name, overlay, {}, lengths, spec.equal_data_with, spec.equal_flops_with)]
+        others = (spec.equal_data_with, spec.equal_flops_with, tuple(spec.compare_with))
+        return [Method(name, overlay, {}, lengths, *others)]
     return [
         Method(
             str(_filled(name, factors, as_text=True)),
@@ -38,6 +40,7 @@ def methods(name: str, spec: ArmSpec) -> list[Method]:
             lengths,
             _filled(spec.equal_data_with, factors, as_text=True),
             _filled(spec.equal_flops_with, factors, as_text=True),
+            tuple(_filled(spec.compare_with, factors, as_text=True)),
         )
         for factors in _combinations(spec.grid)
     ]
@@ -63,7 +66,8 @@ def grid_problems(name: str, spec: ArmSpec) -> list[str]:
                 f"write {{{key}}} there"
             )
     if spec.grid:  # without, braces are nobody's: `filename: "{epoch}"` is Lightning's
-        parts = {name: getattr(spec, name) for name in ("configs", "overrides", "equal_data_with", "equal_flops_with")}
+        names = ("configs", "overrides", "equal_data_with", "equal_flops_with", "compare_with")
+        parts = {name: getattr(spec, name) for name in names}
         used = {unknown: part for part, value in parts.items() for unknown in _placeholders(value)}
         problems += [
             f"{where}: '{{{unknown}}}' in its {part} is not in its grid ({', '.join(spec.grid)}): "

@@ -67,7 +67,15 @@ class PlannedRun:
         """How many steps of this run cost so much, on one device.
 
         In whole intervals of validation, so that the last step is validated: to the nearest such number.
+
+        Raises:
+            UserError: what a step costs is known only with the data.
         """
+        if self.follows_length == "LengthCurriculum":
+            raise UserError(
+                "what a step of LengthCurriculum costs depends on the lengths of the documents, so equal_flops_with "
+                "cannot set its steps: leave it out, and the report says how many times the FLOPs it has"
+            )
         in_positions = flops / planned_flops_per_position(self.config)
         every = 1
         if self.validation_batches:
@@ -173,6 +181,29 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
         _validation_batches(trainer.get("val_check_interval"), batches),
         *_devices(trainer),
     )
+
+
+def require_tables(plans: Mapping[str, PlannedRun]) -> None:
+    """Refuse arms whose n-gram table or weights file is not there: they would fail when their turn comes.
+
+    Raises:
+        UserError: naming every such arm.
+    """
+    from tst_lightning.data.mutual_information.weights import read_fit
+    from tst_lightning.data.ngram.table_manifest import TableManifest
+
+    readers = (("SuperpositionCallback", "weights_file", read_fit), ("NgramTargets", "table", TableManifest.load))
+    problems = []
+    for arm, plan in plans.items():
+        for name, option, read in readers:
+            path = (_callback(plan.config["trainer"].get("callbacks"), name) or {}).get(option)
+            try:
+                if path is not None:
+                    read(path)
+            except UserError as error:
+                problems.append(f"arm '{arm}': {error}")
+    if problems:
+        raise UserError("\n  ".join(problems))
 
 
 def require_final_validation(plans: Mapping[str, PlannedRun]) -> None:

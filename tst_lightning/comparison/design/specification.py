@@ -97,6 +97,8 @@ def _method_problems(specification: Specification) -> Iterator[str]:
             yield from _equal_data_problems(method, by_name, baseline)
         if method.equal_flops_with is not None:
             yield from _equal_flops_problems(method, by_name)
+        for other in method.compare_with:
+            yield from _compare_with_problems(method, other, by_name, specification)
         missing = _lengths(method, specification) - _lengths(baseline, specification)
         if missing and method.equal_data_with is None:
             yield (
@@ -125,6 +127,20 @@ def _equal_flops_problems(method: Method, methods: dict[str, Method]) -> Iterato
         yield f"{where}: equal_flops_with and equal_data_with both set its steps: remove one of them"
     if STEPS_KEY in method.overlay.overrides:
         yield f"{where}: '{STEPS_KEY}' cannot be overridden beside equal_flops_with, which sets it: remove one of them"
+
+
+def _compare_with_problems(
+    method: Method, other: str, methods: dict[str, Method], specification: Specification
+) -> Iterator[str]:
+    where = f"arm '{method.name}': compare_with '{other}'"
+    if other not in methods:
+        yield f"{where} is not an arm: name one of {', '.join(methods)}"
+    elif other in (method.name, specification.baseline):
+        yield f"{where} is the arm itself or the baseline, with which every arm is compared: remove it"
+    elif method.name == specification.baseline or method.equal_data_with or methods[other].equal_data_with:
+        yield f"{where}: baselines are only compared with: put it into the other arm"
+    elif missing := _lengths(method, specification) - _lengths(methods[other], specification):
+        yield f"{where} is not trained at lengths {sorted(missing)}: give both the same"
 
 
 def _lengths(method: Method, specification: Specification) -> set[int]:

@@ -59,6 +59,6 @@ def _notes(record: dict[str, Any], far: int) -> list[str]:
     if bias > 0.1 * value:
         notes.append(
             f"note: of the {value:.3g} nats at distance {far}, up to {bias:.3g} may be bias, as between tokens paired "
-            "at random; it makes the weights too equal. A larger max_tokens lowers it"
+            "at random; it makes the weights too equal. More text lowers it"
         )
     return notes

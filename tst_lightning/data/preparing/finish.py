@@ -141,8 +141,8 @@ def _require_documents(reports: list[Report], skipped: Counter[str], options: di
             raise UserError(f"no document is left for {split}{left_out}: give other text as {empty}")
         raise UserError(
             f"none of {sum(documents.values())} documents falls into {split} with validation_fraction "
-            f"{options['validation_fraction']}{left_out}: change it, give more documents, or give "
-            "a validation_source"
+            f"{options['validation_fraction']}{left_out}: raise it (0.2 holds out about every fifth), give more "
+            "documents, or give a validation_source"
         )
 
 
