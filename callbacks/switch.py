@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tst_lightning.sharding import reshard
+from tst_lightning.modeling.sharding import reshard
 
 OnSwitch = Literal["carry", "reset_optimizer", "restart", "restart_schedule"]
 Reinitialize = Literal["none", "embedding_and_head"]

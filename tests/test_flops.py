@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeepseekV3Config, LlamaConfig, Qwen2MoeConfig, Qwen3Config, Qwen3MoeConfig
 
 from tst_lightning.accounting import flops_per_position, matrix_parameters
-from tst_lightning.auxiliary import AuxiliaryLosses
+from tst_lightning.auxiliary.losses import AuxiliaryLosses
+from tst_lightning.auxiliary.multi_token import MultiToken
 from tst_lightning.bags import superpose_embedding
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.module import CausalLMModule
-from tst_lightning.multi_token import MultiToken
 
 VOCABULARY, ROWS, LENGTH, LAYERS, WIDTH = 101, 2, 16, 3, 32
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 80, "num_hidden_layers": LAYERS}

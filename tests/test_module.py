@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 
 from callbacks import StepCheckpoint, SuperpositionCallback
 from tst_lightning.accounting import flops_per_position, matrix_parameters
-from tst_lightning.checkpoint import load_model
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.modeling.checkpoint import load_model
 from tst_lightning.module import CausalLMModule
 
 

@@ -26,7 +26,10 @@ COMMANDS = {
         "what tokens tell about later ones, by distance; weights of bags from a fit",
     ),
     "evaluate": ("tst_lightning.evaluation.command", "lm-eval tasks on a checkpoint or a model folder"),
-    "export": ("tst_lightning.export", "a checkpoint as a Hugging Face folder: config, safetensors, tokenizer"),
+    "export": (
+        "tst_lightning.modeling.export",
+        "a checkpoint as a Hugging Face folder: weights, config, tokenizer",
+    ),
     "compare": (
         "tst_lightning.comparison.command",
         "arms x seeds of training runs, restartable, then the report",

@@ -19,19 +19,19 @@ from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
 from tst_lightning.accounting import Counts, flops_per_position
-from tst_lightning.auxiliary import AuxiliaryLosses
+from tst_lightning.auxiliary.losses import AuxiliaryLosses
+from tst_lightning.auxiliary.multi_token import MultiToken
+from tst_lightning.auxiliary.router import router_balance
 from tst_lightning.bags import shift
-from tst_lightning.compilation import Compilation, CompiledLayers, compiled_layers, require_compilable
 from tst_lightning.errors import UserError
-from tst_lightning.isolation import require_isolation
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
-from tst_lightning.model import new_model, pretrained_config, pretrained_model, rescales_logits
-from tst_lightning.multi_token import MultiToken
+from tst_lightning.modeling.building import new_model, pretrained_config, pretrained_model, rescales_logits
+from tst_lightning.modeling.compilation import Compilation, CompiledLayers, compiled_layers, require_compilable
+from tst_lightning.modeling.isolation import require_isolation
+from tst_lightning.modeling.sharding import is_sharded, require_supported, shard
 from tst_lightning.optimizers import papers_adamw, parameter_groups
-from tst_lightning.router import router_balance
 from tst_lightning.schedule import Schedule
-from tst_lightning.sharding import is_sharded, require_supported, shard
 
 
 class CausalLMModule(L.LightningModule):

@@ -52,7 +52,7 @@ def test_a_resumed_run_does_not_save_between_micro_batches(prepared_dir, tmp_pat
 
 
 def test_a_checkpoint_says_how_to_rebuild_the_model(prepared_dir, tmp_path):
-    from tst_lightning.checkpoint import load_model
+    from tst_lightning.modeling.checkpoint import load_model
 
     trainer = fit(prepared_dir, tmp_path, StepCheckpoint(2), max_steps=3)
     model, step = load_model(str(tmp_path / "checkpoints/last.ckpt"))

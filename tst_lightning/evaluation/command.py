@@ -47,8 +47,8 @@ def evaluate(
     _check(tasks, limit, max_length, batch_tokens)
     import torch
 
-    from tst_lightning.checkpoint import load_model, read_checkpoint
     from tst_lightning.data.tokenizer import load_tokenizer
+    from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
 
     hosting = _check_device(device)
     checkpoint = {} if Path(ckpt_path).is_dir() else read_checkpoint(ckpt_path)

@@ -30,8 +30,8 @@ def _counted(model: str, sequence_length: int) -> int:
     from transformers import AutoModelForCausalLM
 
     from tst_lightning.accounting import flops_per_position
-    from tst_lightning.auxiliary import AuxiliaryLosses
-    from tst_lightning.multi_token import MultiToken
+    from tst_lightning.auxiliary.losses import AuxiliaryLosses
+    from tst_lightning.auxiliary.multi_token import MultiToken
 
     options = json.loads(model)
     module, _, name = options["config"]["class_path"].rpartition(".")

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from callbacks import SuperpositionCallback
-from tst_lightning.export import export
+from tst_lightning.modeling.export import export
 
 SWITCH, STEPS = 3, 6
 WIDTH = {"vocab_size": 257, "bos_token_id": None, "eos_token_id": 256, "pad_token_id": None}

@@ -37,7 +37,7 @@ def export(
     _require_one_file(Path(ckpt_path))
     import torch
 
-    from tst_lightning.checkpoint import build_model, read_checkpoint
+    from tst_lightning.modeling.checkpoint import build_model, read_checkpoint
 
     checkpoint = read_checkpoint(ckpt_path)
     found, origin = _given_tokenizer(tokenizer) if tokenizer is not None else _tokenizer_of_run(checkpoint)

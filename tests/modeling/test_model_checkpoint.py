@@ -1,4 +1,4 @@
-"""tst_lightning.checkpoint: reading models back."""
+"""tst_lightning.modeling.checkpoint: reading models back."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tst_lightning.checkpoint import load_model
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.checkpoint import load_model
 
 
 def tiny(**changes) -> torch.nn.Module:

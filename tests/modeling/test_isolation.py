@@ -15,8 +15,8 @@ from callbacks import SuperpositionCallback
 from tst_lightning.bags import IGNORE, bag_weights, shift, superpose_embedding
 from tst_lightning.data.reading.packed_batch import packed_batch
 from tst_lightning.errors import UserError
-from tst_lightning.isolation import require_isolation
 from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.modeling.isolation import require_isolation
 
 END_OF_TEXT = 256
 ROW_POSITIONS = 33

@@ -1,4 +1,4 @@
-"""tst_lightning.export: Hugging Face folders of checkpoints."""
+"""tst_lightning.modeling.export: Hugging Face folders of checkpoints."""
 
 import json
 import shutil
@@ -13,10 +13,10 @@ from safetensors.torch import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
 
 from tst_lightning import cli
-from tst_lightning.checkpoint import load_model
 from tst_lightning.data.manifest import Manifest
 from tst_lightning.errors import UserError
-from tst_lightning.export import export
+from tst_lightning.modeling.checkpoint import load_model
+from tst_lightning.modeling.export import export
 
 IDS = torch.arange(12)[None]
 

@@ -1,4 +1,4 @@
-"""tst_lightning.compilation: the layers of training steps through torch.compile.
+"""tst_lightning.modeling.compilation: the layers of training steps through torch.compile.
 
 Most tests compile for ``CompileCounter``, which runs the graphs as they are: it needs no compiler, and results are
 those of the ordinary model to the bit.
@@ -19,8 +19,8 @@ from transformers import GPT2Config, Qwen3MoeConfig, SmolLM3Config
 
 from callbacks import SuperpositionCallback
 from tst_lightning import compilation
-from tst_lightning.compilation import CompiledLayers, batch_shapes, require_compilable
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.compilation import CompiledLayers, batch_shapes, require_compilable
 from tst_lightning.schedule import Schedule, Stage
 
 STEPS = 6

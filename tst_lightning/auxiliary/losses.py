@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tst_lightning.auxiliary.multi_token import MultiToken, MultiTokenHeads
+from tst_lightning.auxiliary.router import router_balance
 from tst_lightning.errors import UserError
-from tst_lightning.multi_token import MultiToken, MultiTokenHeads
-from tst_lightning.router import router_balance
 
 
 class AuxiliaryLosses(nn.Module):

@@ -10,11 +10,11 @@ from runs import tiny_llama, tiny_module
 from torch.nn import functional as F
 from transformers import GPT2Config, GPTJConfig, GraniteConfig
 
+from tst_lightning.auxiliary.multi_token import MultiToken, MultiTokenHeads, targets_ahead
 from tst_lightning.bags import IGNORE
 from tst_lightning.data.reading.packed_batch import packed_batch
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
-from tst_lightning.multi_token import MultiToken, MultiTokenHeads, targets_ahead
 
 END_OF_TEXT = 256
 

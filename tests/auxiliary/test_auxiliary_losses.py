@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from callbacks import SuperpositionCallback
 from tst_lightning.accounting import flops_per_position
-from tst_lightning.auxiliary import AuxiliaryLosses
+from tst_lightning.auxiliary.losses import AuxiliaryLosses
+from tst_lightning.auxiliary.multi_token import MultiToken
 from tst_lightning.bags import shift
-from tst_lightning.checkpoint import load_model
 from tst_lightning.errors import UserError
-from tst_lightning.export import export
 from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.modeling.checkpoint import load_model
+from tst_lightning.modeling.export import export
 from tst_lightning.module import CausalLMModule
-from tst_lightning.multi_token import MultiToken
 
 SWITCH, STEPS = 2, 4
 

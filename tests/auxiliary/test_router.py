@@ -5,10 +5,10 @@ import torch
 from runs import ROWS, SEQUENCE_LENGTH, tiny_llama, tiny_module
 from transformers import MixtralConfig, OlmoeConfig, PhimoeConfig, Qwen2MoeConfig, Qwen3MoeConfig
 
+from tst_lightning.auxiliary.router import SUPPORTED, router_balance
 from tst_lightning.bags import shift, superpose_embedding
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
-from tst_lightning.router import SUPPORTED, router_balance
 
 SIZES = {
     "vocab_size": 257, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,

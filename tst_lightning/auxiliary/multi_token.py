@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from tst_lightning.bags import IGNORE
 from tst_lightning.errors import UserError
-from tst_lightning.model import rescales_logits
+from tst_lightning.modeling.building import rescales_logits
 
 SEED_OFFSET = 2_000_000
 """Added to the module's ``init_seed``: the heads' random numbers are not the model's, however it draws them."""
