@@ -39,12 +39,14 @@ format: $(READY)  ## let ruff mend what it can
 docs: $(READY)  ## the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-benchmarks: $(READY)  ## time losses, preparation, loader and packing, side by side
+benchmarks: $(READY)  ## time losses, preparation, loader, packing, n-gram targets, evaluation, side by side
 	-$(BIN)/python benchmarks/losses.py
 	-$(BIN)/python benchmarks/prepare.py
 	-$(BIN)/python benchmarks/prepare_memory.py
 	-$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/packing.py
+	-$(BIN)/python benchmarks/packing.py
+	-$(BIN)/python benchmarks/ngram.py  # of data/books: configs/prepare/books.yaml
+	$(BIN)/python benchmarks/evaluation.py
 
 clean:  ## remove the virtual environment and caches (not data or results)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
