@@ -1,4 +1,4 @@
-"""Token superposition: the whole of its tensor code.
+"""Token superposition: its tensor code. The loss is one line, `logsumexp(z) - sum_i w_i z[y_i]`, and is in `losses.py`.
 
 The idea. Read ``s`` times as much text and give every ``s`` contiguous tokens *one* position: the input of a
 position is the mean of its tokens' embeddings, its target is the next bag of ``s`` tokens. The transformer

@@ -23,6 +23,8 @@ import docstring_parser
 from tst_lightning import cli
 
 MARKER = re.compile(r"^<!-- reference: (?P<name>[\w.*]+) -->$", re.M)
+BARE = ("inspect", "mutual_information", "ngram", "report", "verify")
+"""Functions whose required parameter is given without a flag, as in ``tst_lightning/cli.py``."""
 _CODE = re.compile(r"(``.+?``|`[^`]+?`)", re.S)
 
 log = logging.getLogger("mkdocs.hooks.reference")
@@ -57,8 +59,10 @@ def entry(subject: Any) -> str:
     for parameter, (kind, default) in parameters(subject).items():
         if not texts.get(parameter):
             log.warning(f"{name}: the parameter '{parameter}' has no documentation")
-        facts = " · ".join([f"`{parameter}`{{ #{name}-{parameter} }}", f"`{kind}`", default])
-        parts.append(f"{facts}\n:   {indented(escaped(texts.get(parameter, '')))}")
+        facts = [f"`{parameter}`{{ #{name}-{parameter} }}", f"`{kind}`", default]
+        if name in BARE and inspect.isfunction(subject) and default == "required":
+            facts.append("*bare*: without a flag")
+        parts.append(f"{' · '.join(facts)}\n:   {indented(escaped(texts.get(parameter, '')))}")
     for raised in documented.raises:
         parts.append(f"Raises `{raised.type_name}`: {escaped(raised.description or '')}")
     return "\n\n".join(parts)
