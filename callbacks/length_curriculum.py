@@ -108,6 +108,13 @@ class LengthCurriculum(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a checkpoint of another curriculum."""
+        self._require_same_run()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same refusal where a strategy restores a checkpoint after ``on_fit_start``, as sharded ones do."""
+        self._require_same_run()
+
+    def _require_same_run(self) -> None:
         for name, current in self.state_dict().items():
             saved = self._saved_state.get(name, current)
             if saved != current:

@@ -56,6 +56,7 @@ class NgramTargets(Callback):
         self.verify = verify
         self._options = {name: float(value) for name, value in shares.items()}
         self._table_hash: str | None = None
+        self._max_steps = 0
         self._saved_state: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -72,6 +73,7 @@ class NgramTargets(Callback):
                 f"n-gram targets need the run's length in steps, got trainer.max_steps={trainer.max_steps}: "
                 "set trainer.max_steps"
             )
+        self._max_steps = trainer.max_steps
         table = NgramTable(self.table)
         data.set_target_table(table, self.alpha(trainer.max_steps))
         self._table_hash = table.hash
@@ -92,6 +94,13 @@ class NgramTargets(Callback):
                 f"NgramTargets does not go with superposition (bags of {superposed[0].target_bag_size} tokens from "
                 f"step {superposed[0].first_step}): the table knows the next token only; leave one of the callbacks out"
             )
+        self._require_same_run()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse such a checkpoint where a strategy restores it after ``on_fit_start``, as sharded ones do."""
+        self._require_same_run()
+
+    def _require_same_run(self) -> None:
         for name, current in self.state_dict().items():
             saved = self._saved_state.get(name, current)
             if saved != current:
@@ -101,7 +110,10 @@ class NgramTargets(Callback):
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"version": 1, "table": self._table_hash, **self._options}
+        # The line from alpha to alpha_end is laid out over the run; one that is flat has no length.
+        changes = self._options["alpha"] != self._options["alpha_end"]
+        length = {"max_steps": self._max_steps if changes else None}
+        return {"version": 1, "table": self._table_hash, **length, **self._options}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what the checkpoint was trained with, for ``on_fit_start``."""

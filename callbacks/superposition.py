@@ -21,21 +21,20 @@ Peng, Gigant, Quesnelle, arXiv 2605.06546, section 3; patch-level training: Shao
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from callbacks.superposed_loss import LossKind, require_weights_in_use, superposed_loss, weights_by_bag_size
 from callbacks.switch import OnSwitch, Reinitialize, reinitialize_embedding_and_head, reset_optimizer
-from tst_lightning.bags import WeightKind, bag_weights, superpose_embedding
+from tst_lightning.bags import WeightKind, superpose_embedding
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import Restart
-from tst_lightning.losses import MultiHotCrossEntropy, TargetLoss
 from tst_lightning.schedule import Schedule, Stage
 from tst_lightning.stages import FractionOf, SuperpositionStages, TokensPerStep
 
-LossKind = Literal["multi_hot", "mce_alt", "hinge", "binary_cross_entropy"]
 STATE_VERSION = 3
 
 
@@ -113,15 +112,9 @@ class SuperpositionCallback(Callback):
         for name, value, kind in (*choices, ("loss", loss, LossKind)):
             if value not in get_args(kind):
                 raise UserError(f"{name}={value!r}: choose {', '.join(get_args(kind))}")
-        if not 0 <= interpolate <= 1:
-            raise UserError(f"interpolate={interpolate}: give a share of the superposed steps, from 0 to 1")
-        if loss == "mce_alt" and (interpolate or weights_file or weights not in ("uniform", "first_token")):
-            raise UserError(
-                "loss=mce_alt sums the probabilities of a bag's tokens and knows no weights: leave out interpolate, "
-                "weights_file and weights, or choose another loss"
-            )
+        require_weights_in_use(self.stages.sizes, loss, weights, weights_file, interpolate, superpose_outputs)
         self.weights_file = weights_file
-        self.weights = self._bag_weights(weights, superpose_outputs)
+        self.weights = weights_by_bag_size(self.stages, weights, weights_file, superpose_outputs)
         self.superpose_inputs = superpose_inputs
         self.loss = loss
         self.interpolate = interpolate
@@ -131,27 +124,6 @@ class SuperpositionCallback(Callback):
         self._stage: Stage | None = None
         self._hook = None
         self._saved_state: dict[str, Any] = {}
-
-    def _bag_weights(self, weights: WeightKind | list[float], superpose_outputs: bool) -> dict[int, tuple[float, ...]]:
-        """Weights by bag size."""
-        superposed = sorted(set(self.stages.sizes))
-        if self.weights_file is not None:
-            if weights != "uniform" or not superpose_outputs:
-                raise UserError(
-                    f"weights_file='{self.weights_file}' goes neither with weights={weights!r} nor with "
-                    "superpose_outputs=false: leave one of them out"
-                )
-            from tst_lightning.data.mutual_information.weights import fitted_bag_weights
-
-            return {size: fitted_bag_weights(self.weights_file, size) for size in superposed}
-        if not isinstance(weights, str) and superpose_outputs:
-            if len(superposed) > 2 or (len(superposed) == 2 and superposed[0] != 1):
-                raise UserError(
-                    f"weights={list(weights)} are for one bag size, and bag_sizes={list(self.stages.sizes)} has "
-                    "several: name a kind, such as power_law"
-                )
-            return {1: (1.0,)} | {superposed[-1]: bag_weights(weights, superposed[-1])}
-        return {size: bag_weights(weights if superpose_outputs else "first_token", size) for size in superposed}
 
     # Before work ----------------------------------------------------------------------------------------
 
@@ -165,6 +137,7 @@ class SuperpositionCallback(Callback):
                 "set trainer.max_steps (epochs do not tell how many steps there will be)"
             )
         self.schedule = self.stages.schedule(trainer.max_steps)
+        self._require_targets_within_documents(trainer.datamodule)
         trainer.datamodule.set_schedule(self.schedule)
         if hasattr(pl_module, "learning_rate_restart"):
             begins_anew = self.on_switch in ("restart", "restart_schedule") and self.schedule.last_switch > 0
@@ -194,6 +167,16 @@ class SuperpositionCallback(Callback):
 
             require_tokenizer(self.weights_file, getattr(getattr(data, "manifest", None), "tokenizer", None))
 
+    def _require_targets_within_documents(self, data: Any) -> None:
+        """Folding aligns bags with documents; those of output-only superposition are read off single tokens."""
+        superposed = any(stage.superposed for stage in self.schedule.stages)
+        by_document = getattr(data, "fold_by_document", False) and not getattr(data, "isolate_documents", False)
+        if superposed and by_document and not self.superpose_inputs:
+            raise UserError(
+                "data.fold_by_document=true with superpose_inputs=false: the next s tokens of a position would still "
+                "cross the end of its document; set data.isolate_documents to true, or leave out fold_by_document"
+            )
+
     # While training -------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -201,6 +184,10 @@ class SuperpositionCallback(Callback):
         self._require_same_run()
         self._next_token_loss = pl_module.loss
         self._hook = superpose_embedding(pl_module.get_input_embeddings())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same refusal where a strategy restores a checkpoint after ``on_fit_start``, as sharded ones do."""
+        self._require_same_run()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Enter the stage of this optimizer step, if it is another than the last batch's."""
@@ -218,7 +205,11 @@ class SuperpositionCallback(Callback):
         elif not share:
             return
         self._stage = stage
-        _set_loss(pl_module, self._superposed_loss(stage, share) if stage.superposed else self._next_token_loss)
+        loss = self._next_token_loss
+        if stage.superposed:
+            weights = self.weights[stage.target_bag_size]
+            loss = superposed_loss(self.loss, weights, not self.superpose_inputs, share, loss)
+        _set_loss(pl_module, loss)
 
     def next_token_share(self, step: int) -> float:
         """How far the target weights have moved to next-token prediction at ``step``: 0 to 1."""
@@ -233,20 +224,6 @@ class SuperpositionCallback(Callback):
                 reset_optimizer(optimizer)
         if self.reinitialize == "embedding_and_head":
             reinitialize_embedding_and_head(pl_module, trainer.optimizers)
-
-    def _superposed_loss(self, stage: Stage, share: float) -> TargetLoss:
-        options = {
-            "weights": self.weights[stage.target_bag_size],
-            "sliding": not self.superpose_inputs,
-            "next_token_share": share,
-        }
-        if self.loss != "multi_hot":
-            from tst_lightning.ablation_losses import AblationLoss
-
-            return AblationLoss(kind=self.loss, **options)
-        base = self._next_token_loss
-        impl = base.impl if isinstance(base, MultiHotCrossEntropy) else "chunked"
-        return MultiHotCrossEntropy(impl=impl, **options)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._hook is not None:

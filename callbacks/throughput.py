@@ -22,6 +22,10 @@ class Throughput(Callback):
     ``bag_size``, ``data_tokens``, ``positions``, ``flops`` (exact integers), ``train_seconds``,
     ``positions_per_second`` (since the last writing), ``recovery_step``, ``val_loss`` (the last one) and ``done``.
 
+    The module needs ``progress(steps)``, which gives the counts after so many optimizer steps under the names of
+    ``CausalLMModule.progress``, with ``progress/positions`` among them; the data module needs ``schedule``, a
+    ``tst_lightning.schedule.Schedule``.
+
     Args:
         every_n_seconds: least time between two writings of the file.
     """
@@ -30,7 +34,7 @@ class Throughput(Callback):
         self.every_n_seconds = every_n_seconds
         self._train_seconds = 0.0
         self._running_since: float | None = None
-        self._last_written: tuple[float, int] | None = None
+        self._last_written: tuple[float, int, int] | None = None  # training seconds, step, positions
         self._val_loss: float | None = None
 
     @property
@@ -52,21 +56,19 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._resume_clock()
-        self._last_written = (self.train_seconds, trainer.global_step)
+        self._last_written = (self.train_seconds, trainer.global_step, _positions(trainer, pl_module))
         self._write(trainer, pl_module, rate=None)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        seconds, step = self._last_written
+        seconds, step, positions_before = self._last_written
         elapsed = self.train_seconds - seconds
         if elapsed < self.every_n_seconds or trainer.global_step == step:
             return
-        steps = trainer.global_step - step
-        positions = pl_module.progress(trainer.global_step)["progress/positions"]
-        rate = positions / trainer.global_step * steps / elapsed
-        self._last_written = (self.train_seconds, trainer.global_step)
-        self._write(trainer, pl_module, rate)
+        positions = _positions(trainer, pl_module)  # not in proportion to the steps: some stages have fewer rows
+        self._last_written = (self.train_seconds, trainer.global_step, positions)
+        self._write(trainer, pl_module, (positions - positions_before) / elapsed)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_clock()
@@ -122,3 +124,8 @@ class Throughput(Callback):
             "done": step >= trainer.max_steps,
         }
         write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(content, indent=1))
+
+
+def _positions(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Positions that the run has seen so far."""
+    return pl_module.progress(trainer.global_step)["progress/positions"]

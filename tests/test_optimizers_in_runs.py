@@ -12,6 +12,7 @@ from runs import tiny_data, tiny_llama, tiny_trainer, weights_hash
 from test_optimizers import Small
 
 from callbacks import SuperpositionCallback
+from tst_lightning.errors import UserError
 from tst_lightning.module import CausalLMModule
 from tst_lightning.optimizers import MuonWithAdamW, parameter_groups
 
@@ -56,6 +57,61 @@ def test_a_run_learns_and_resumes_bit_identically(prepared_dir, tmp_path):
     resumed = fit(prepared_dir, tmp_path / "resumed", middle)
     assert len(resumed.losses) == 15
     assert weights_hash(resumed) == weights_hash(module)
+
+
+def papers(groups):
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+def two_groups(groups):
+    """As before there were kinds: matrices and vectors."""
+    hidden, tables, vectors = groups
+    groups = [{"params": hidden["params"] + tables["params"]}, {"params": vectors["params"], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1e-3)
+
+
+def trained_with(optimizer, prepared_dir, folder):
+    """A checkpoint."""
+    tiny_trainer(folder, 4, save_every=2).fit(
+        CausalLMModule(tiny_llama(), optimizer=optimizer), tiny_data(prepared_dir)
+    )
+    return folder / "checkpoints" / "step=2.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (papers, MuonWithAdamW, r"trained with AdamW \(groups: hidden_matrices, .*, this run has MuonWithAdamW"),
+        (MuonWithAdamW, papers, r"trained with MuonWithAdamW .*, this run has AdamW"),
+        (two_groups, papers, r"AdamW \(groups: any parameters, any parameters\), this run has AdamW \(groups: hidden"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(before, now, message, prepared_dir, tmp_path):
+    path = trained_with(before, prepared_dir, tmp_path)
+    module = CausalLMModule(tiny_llama(), optimizer=now)
+    with pytest.raises(UserError, match=message):
+        tiny_trainer(tmp_path / "b", 4).fit(module, tiny_data(prepared_dir), ckpt_path=path)
+    # Who validates needs no optimizer; and a new run after that goes on from nothing.
+    trainer = tiny_trainer(tmp_path / "c", 2)
+    trainer.validate(module, tiny_data(prepared_dir), ckpt_path=path, verbose=False)
+    assert trainer.callback_metrics["val/loss"] > 0
+    trainer.fit(module, tiny_data(prepared_dir))
+
+
+def test_a_checkpoint_that_names_no_optimizer_is_known_by_its_groups(prepared_dir, tmp_path):
+    """As earlier releases wrote them."""
+    for name, before in (("two", two_groups), ("three", papers)):
+        path = trained_with(before, prepared_dir, tmp_path / name)
+        checkpoint = torch.load(path, weights_only=False)
+        del checkpoint["optimizers"]
+        torch.save(checkpoint, path)
+        module, run = CausalLMModule(tiny_llama(), optimizer=papers), tiny_trainer(tmp_path / "b", 4)
+        if before is papers:
+            run.fit(module, tiny_data(prepared_dir), ckpt_path=path)
+            assert run.global_step == 4
+        else:
+            with pytest.raises(UserError, match=r"trained with an optimizer \(groups: any parameters, any parameters"):
+                run.fit(module, tiny_data(prepared_dir), ckpt_path=path)
 
 
 def sharded_steps(rank, port, folder):

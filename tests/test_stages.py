@@ -76,3 +76,24 @@ def test_a_run_without_recovery_is_refused():
         SuperpositionStages(bag_size=4, recovery_step=10).schedule(10)
     with pytest.raises(UserError, match="leaves no recovery"):
         SuperpositionStages(bag_sizes=(4, 1), step_shares=(1.0, 0.0)).schedule(10)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "message"),
+    [
+        ({"bag_size": 4, "step_ratio": 0.3}, 1, "bags of 4 tokens .* share of 0.3 of the steps, .*max_steps=1:"),
+        ({"bag_sizes": (8, 4, 1), "step_shares": (0.5, 0.01, 0.49)}, 40, "bags of 4 tokens .* 0.01 of the steps"),
+        ({"bag_sizes": (8, 4, 1), "step_ratio": 0.02}, 40, "bags of 8 tokens .* 0.01 of the steps"),
+        ({"bag_size": 4, "step_ratio": 0.1, "fraction_of": "data"}, 10, "bags of 4 tokens .* 0.1 of the data"),
+    ],
+)
+def test_a_stage_that_no_step_is_left_for_is_refused(options, steps, message):
+    with pytest.raises(UserError, match=message):
+        SuperpositionStages(**options).schedule(steps)
+    assert len(SuperpositionStages(**options).schedule(1000).stages) == len(options.get("bag_sizes", (4, 1)))
+
+
+def test_stages_without_a_share_or_without_bags_may_have_no_step():
+    assert SuperpositionStages(bag_size=1, step_ratio=0.3).schedule(1) == Schedule()
+    assert SuperpositionStages(bag_size=4, step_ratio=0).schedule(1) == Schedule()
+    assert SuperpositionStages(bag_size=4, recovery_step=0).schedule(1) == Schedule()

@@ -61,6 +61,7 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        require_one_superposition(config.trainer.callbacks)
         checkpoints = Path(config.trainer.default_root_dir or ".") / "checkpoints"
         if config.ckpt_path == "last":
             # Lightning would warn and start over, or validate random weights, where there is none.
@@ -97,6 +98,24 @@ class RunCLI(LightningCLI):
             raise
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
+
+
+def require_one_superposition(callbacks: Any) -> None:
+    """Refuse two configs of the method laid over each other, of which Lightning would only say that states clash.
+
+    Args:
+        callbacks: of the Trainer, as parsed.
+
+    Raises:
+        UserError: more than one SuperpositionCallback.
+    """
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    names = [str(getattr(callback, "class_path", "")).rpartition(".")[-1] for callback in callbacks]
+    if (count := names.count("SuperpositionCallback")) > 1:
+        raise UserError(
+            f"trainer.callbacks has {count} SuperpositionCallbacks, and a run has one schedule: lay over one of "
+            "configs/method/tst.yaml, multi_stage.yaml and patch_level.yaml, and set its options there"
+        )
 
 
 def require_checkpoint(path: str | None) -> None:

@@ -7,7 +7,6 @@ position reads and predicts is the batch's shape, ``(B, L+1, s)``. See ``bags`` 
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
 from typing import Any, Literal
 
 import lightning as L
@@ -30,7 +29,7 @@ from tst_lightning.modeling.building import new_model, pretrained_config, pretra
 from tst_lightning.modeling.compilation import Compilation, CompiledLayers, compiled_layers, require_compilable
 from tst_lightning.modeling.isolation import require_isolation
 from tst_lightning.modeling.sharding import is_sharded, require_supported, shard
-from tst_lightning.optimizers import papers_adamw, parameter_groups
+from tst_lightning.optimizers import identity, papers_adamw, parameter_groups, require_same_optimizers, saved_identities
 from tst_lightning.schedule import Schedule
 
 
@@ -94,6 +93,8 @@ class CausalLMModule(L.LightningModule):
         self._compiled_layers: CompiledLayers | None = None
         self.model: nn.Module | None = None
         self._isolates_documents = False  # known in ``setup``
+        self._flops: dict[int, int] = {}  # of a position, by the length of its row
+        self._saved_optimizers: list[dict[str, Any]] = []  # of the checkpoint that a fit goes on from
 
     # Model ----------------------------------------------------------------------------------------------
 
@@ -104,6 +105,7 @@ class CausalLMModule(L.LightningModule):
                 f"trainer.max_steps={self.trainer.max_steps}, and learning rate and data are planned by step: "
                 "set trainer.max_steps to the number of optimizer steps"
             )
+        self._saved_optimizers = []
         require_supported(self.trainer.strategy)
         require_compilable(self.compilation, self.trainer.strategy)
         data = self.trainer.datamodule
@@ -131,10 +133,8 @@ class CausalLMModule(L.LightningModule):
                 model that does more to its logits than multiply by the head.
         """
         if self.model is None:
-            if self.pretrained is None:
-                self.model = self.new_model(self.init_seed)
-            else:
-                self.model = pretrained_model(self.pretrained, self.init_seed)
+            seed, start = self.init_seed, self.pretrained
+            self.model = self.new_model(seed) if start is None else pretrained_model(start, seed)
             self.auxiliary_losses = AuxiliaryLosses(self.model, self.multi_token, self.init_seed)
             self.model.train()
         if self._isolates_documents:
@@ -148,10 +148,9 @@ class CausalLMModule(L.LightningModule):
         return new_model(self.config, seed)
 
     def on_fit_start(self) -> None:
-        """Count FLOPs once before training, for the models where they cannot be counted; compile what is asked for."""
-        length, added = self.trainer.datamodule.sequence_length, self.auxiliary_losses.matrix_parameters
-        self._flops_per_position = cache(lambda length: flops_per_position(self.model, length, added))
-        self._flops_per_position(length)
+        """Refuse a checkpoint of another optimizer, and models whose FLOPs cannot be counted; compile what is asked."""
+        require_same_optimizers(self._saved_optimizers, self.trainer.optimizers)
+        self._flops_per_position(self.trainer.datamodule.sequence_length)
         self._compiled_layers = compiled_layers(self)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -247,8 +246,7 @@ class CausalLMModule(L.LightningModule):
         if fitting and not self.trainer.sanity_checking:
             # Lightning would file what is logged while validating one step early.
             step = self.trainer.global_step
-            numbers = {name: float(value) for name, value in values.items()}
-            self._log_numbers(numbers | self.progress(step), step)
+            self._log_numbers({name: float(value) for name, value in values.items()} | self.progress(step), step)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
@@ -277,6 +275,11 @@ class CausalLMModule(L.LightningModule):
         counts |= {"bag_size": last_stage.bag_size, "superposed": int(last_stage.superposed)}
         return {f"progress/{name}": value for name, value in counts.items()}
 
+    def _flops_per_position(self, length: int) -> int:
+        if length not in self._flops:
+            self._flops[length] = flops_per_position(self.model, length, self.auxiliary_losses.matrix_parameters)
+        return self._flops[length]
+
     def _log_numbers(self, numbers: dict[str, float], step: int) -> None:
         for logger in self.trainer.loggers:
             logger.log_metrics(numbers, step=step)
@@ -284,6 +287,14 @@ class CausalLMModule(L.LightningModule):
     # Checkpoints ----------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the model without this class: its configuration and the data it was trained on."""
+        """Add what rebuilds the model without this class, its configuration and data; and which optimizer it had."""
         checkpoint["hugging_face_config"] = self.config.to_dict()
         checkpoint["data_dir"] = str(getattr(self.trainer.datamodule, "data_dir", ""))
+        checkpoint["optimizers"] = [identity(optimizer) for optimizer in self.trainer.optimizers]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which optimizer a fit goes on with, for ``on_fit_start``; a validation takes any checkpoint."""
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._saved_optimizers = saved_identities(checkpoint)
+            if self.trainer.strategy.restore_checkpoint_after_setup:  # sharded ones: ``on_fit_start`` has been
+                require_same_optimizers(self._saved_optimizers, self.trainer.optimizers)

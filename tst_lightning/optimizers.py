@@ -9,7 +9,7 @@ arXiv 2502.16982. The paper of Token-Superposition Training uses AdamW alone (se
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -61,6 +61,45 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 def papers_adamw(groups: Iterable[dict[str, Any]]) -> Optimizer:
     """AdamW with the paper's betas and weight decay (section 4); the learning rate depends on the model's size."""
     return AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+
+
+def identity(optimizer: Optimizer) -> dict[str, Any]:
+    """What has to be alike for a checkpoint's optimizer state to fit: the class, and the ``kind`` of each group."""
+    return {"class": type(optimizer).__name__, "kinds": [group.get("kind") for group in optimizer.param_groups]}
+
+
+def saved_identities(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``identity`` of a checkpoint's optimizers; without the class, if the release that wrote it kept none."""
+    if "optimizers" in checkpoint:
+        return checkpoint["optimizers"]
+    states = checkpoint.get("optimizer_states", [])
+    return [{"kinds": [group.get("kind") for group in state["param_groups"]]} for state in states]
+
+
+def require_same_optimizers(saved: Sequence[Mapping[str, Any]], optimizers: Sequence[Optimizer]) -> None:
+    """Refuse to go on with the state of another optimizer, which torch would notice late or not at all.
+
+    Args:
+        saved: of ``saved_identities``; empty, if a run starts from none.
+        optimizers: of the run.
+
+    Raises:
+        UserError: another class, or other kinds of groups.
+    """
+    current = [identity(optimizer) for optimizer in optimizers]
+    alike = len(saved) == len(current) and all(now | before == now for before, now in zip(saved, current, strict=True))
+    if saved and not alike:
+        before, now = (", ".join(map(_described, identities)) for identities in (saved, current))
+        raise UserError(
+            f"the checkpoint was trained with {before}, this run has {now}, which cannot take over its state: resume "
+            "with the same model.optimizer and the release that wrote the checkpoint; or export its weights, and start "
+            "a new run from them with model.pretrained"
+        )
+
+
+def _described(identity: Mapping[str, Any]) -> str:
+    kinds = [kind or "any parameters" for kind in identity["kinds"]]
+    return f"{identity.get('class', 'an optimizer')} (groups: {', '.join(kinds)})"
 
 
 class MuonWithAdamW(Optimizer):

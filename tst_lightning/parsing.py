@@ -30,7 +30,12 @@ def as_user_error() -> Iterator[None]:
 
 
 def _in_one_line(text: str) -> str:
-    """The parser's message without its line breaks and its account of Python types."""
+    """The parser's message without its line breaks, its account of Python types and what else it has tried."""
+    # A plain value, as the user typed it; of lists and mappings the parser repeats all.
+    text = re.sub(r"\s*Given value type: .*\n\s*Given value: ([^\n{\[(]{1,40})(?=\n|$)", r", got \1", text)
+    text = re.sub(
+        r"\s*- Problem with given class_path 'lightning.Callback':\n?\s*Option '\w+' is not accepted", "", text
+    )
     text = re.sub(r"\s*\n\s*", " ", text)
     text = re.sub(r" - Expected a <class 'NoneType'>| Given value type: .*$| Subtypes: \[.*?\](?= Errors:)", "", text)
     return text.strip()

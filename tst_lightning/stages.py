@@ -1,5 +1,6 @@
 """What the options of superposition say about a run: which bag size, from which step to which."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -54,7 +55,7 @@ class SuperpositionStages:
         """The schedule of a run of ``max_steps`` optimizer steps.
 
         Raises:
-            UserError: no step is left for the recovery.
+            UserError: no step is left for the recovery, or for a superposed stage.
         """
         first_steps = [round(share * max_steps) for share in self._cumulative_shares()]
         if self.recovery_step is not None:
@@ -64,17 +65,30 @@ class SuperpositionStages:
                 f"superposition until step {first_steps[-1]} leaves no recovery within trainer.max_steps={max_steps}:"
                 " end it earlier (the paper recovers for 60 to 80 % of the steps) or train longer"
             )
+        self._require_steps(first_steps, max_steps)
         return Schedule.of_bag_sizes(
             self.sizes, first_steps, self.superpose_inputs, constant_tokens=self.tokens_per_step == "constant"
         )
 
-    def _cumulative_shares(self) -> list[float]:
-        """Share of the steps before each stage."""
+    def _require_steps(self, first_steps: list[int], max_steps: int) -> None:
+        """Refuse a short run that would leave a stage out without a word."""
+        for size, share, (first, end) in zip(self.sizes, self._shares(), itertools.pairwise(first_steps), strict=False):
+            if share > 0 and size > 1 and first == end:
+                raise UserError(
+                    f"bags of {size} tokens are to have a share of {share:.3g} of the {self.fraction_of}, which is no "
+                    f"step of trainer.max_steps={max_steps}: train longer, raise the share, or set it to 0"
+                )
+
+    def _shares(self) -> list[float]:
+        """Share of each stage but the last, of the steps or the data."""
         superposed = self.sizes[:-1]
         if self.step_shares:
-            shares = list(self.step_shares[:-1])
-        else:
-            shares = [(self.step_ratio or 0) / len(superposed)] * len(superposed)
+            return list(self.step_shares[:-1])
+        return [(self.step_ratio or 0) / len(superposed)] * len(superposed)
+
+    def _cumulative_shares(self) -> list[float]:
+        """Share of the steps before each stage."""
+        shares, superposed = self._shares(), self.sizes[:-1]
         if self.fraction_of == "data":
             shares = _shares_of_steps(shares, superposed, self.tokens_per_step == "scaled" and self.superpose_inputs)
         return [0.0, *(math.fsum(shares[: count + 1]) for count in range(len(shares)))]

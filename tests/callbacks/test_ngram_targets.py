@@ -174,6 +174,20 @@ def test_a_resumed_run_ends_like_the_whole_and_refuses_other_targets(table, prep
         resume(NgramTargets(str(other), **options))
 
 
+def test_the_line_of_alpha_is_laid_out_over_one_length(table, prepared_source, tmp_path):
+    """Resumed for longer, alpha would jump from 0.35 to 0.425. Where it does not change, any length will do."""
+    for name, options in (("line", {"alpha": 0.7}), ("flat", {"alpha": 0.7, "alpha_end": 0.7})):
+        fit(tmp_path / name, prepared_source, [NgramTargets(table, **options)], save_every=3)
+
+    def resume(name, **options):
+        path = tmp_path / name / "checkpoints" / "step=3.ckpt"
+        return fit(tmp_path / "again", prepared_source, [NgramTargets(table, **options)], STEPS + 2, ckpt_path=path)
+
+    with pytest.raises(UserError, match=r"trained with n-gram targets max_steps 6, this run has 8: resume with"):
+        resume("line", alpha=0.7)
+    resume("flat", alpha=0.7, alpha_end=0.7)
+
+
 def test_the_next_fit_of_a_data_module_has_no_table(table, prepared_source, tmp_path):
     data, module = tiny_data(prepared_source), tiny_module()
     tiny_trainer(tmp_path, 2, [NgramTargets(table)]).fit(module, data)

@@ -60,6 +60,12 @@ def test_bags_shrink_step_by_step(prepared_dir, tmp_path):
     assert progress["progress/data_tokens"] == positions * (4 + 4 + 2 + 2 + 4)
 
 
+def test_bag_sizes_that_do_not_divide_one_another_have_common_groups(prepared_dir, tmp_path):
+    module, trainer = fit(prepared_dir, tmp_path, stages(bag_sizes=[6, 4, 1]), 4)
+    assert [shape[-1] for shape in module.shapes] == [6, 4, 1, 1]
+    assert trainer.datamodule.state_dict()["rows_per_group"] == 12
+
+
 def test_patch_level_steps_read_as_much_text_in_fewer_rows(prepared_dir, tmp_path):
     """The paper's recipe at a small size: cost, positions, two learning-rate schedules, an optimizer begun anew."""
     patches = SuperpositionCallback(

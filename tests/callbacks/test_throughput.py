@@ -56,6 +56,21 @@ def test_training_time_leaves_validation_out(prepared_dir, tmp_path, clock):
     assert progress["positions_per_second"] == pytest.approx(ROWS * SEQUENCE_LENGTH * 6 / 12)
 
 
+def test_the_rate_is_of_the_steps_since_the_last_writing(prepared_dir, tmp_path, clock):
+    """Of two steps of 2 s each: before the switch with a quarter of the rows, across it, and after it."""
+    rates = {}
+
+    class Reader(Callback):
+        def on_train_batch_end(self, trainer, *arguments):
+            rates[trainer.global_step] = json.loads((tmp_path / "progress.json").read_text())["positions_per_second"]
+
+    patches = SuperpositionCallback(bag_size=4, recovery_step=3, tokens_per_step="constant")
+    trainer = tiny_trainer(tmp_path, 6, [Passing(clock), patches, Throughput(every_n_seconds=4), Reader()])
+    trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir))
+    row = SEQUENCE_LENGTH
+    assert [rates[step] for step in (2, 4, 6)] == [2 * row / 4, (1 + ROWS) * row / 4, 2 * ROWS * row / 4]
+
+
 def test_progress_holds_exact_counts(prepared_dir, tmp_path, clock):
     _, progress = fit(prepared_dir, tmp_path, clock, max_steps=6)
     assert progress["step"] == progress["max_steps"] == 6

@@ -224,6 +224,12 @@ def test_a_part_is_run_of_an_experiment_that_stays_whole(tmp_path: Path, seen: S
         compare(**arguments(tmp_path / "out", arms=arms, only=["c"]))
 
 
+def test_a_part_without_what_its_references_are_compared_with(tmp_path: Path, seen: SimpleNamespace) -> None:
+    arms = {"a": ArmSpec(), "b": ArmSpec(), "c": ArmSpec(compare_with=["b"]), "d": ArmSpec(compare_with=["c"])}
+    compare(**arguments(tmp_path / "out", arms=arms, only="d"))
+    assert seen.started[0][1] == ["a seed 1", "c seed 1", "d seed 1"]
+
+
 @pytest.mark.parametrize("words", [["--only", "b", "c"], ["--only", "b,c"], ["--only", "b, c"], ["--only=[b, c]"]])
 def test_only_on_the_command_line(tmp_path: Path, seen: SimpleNamespace, words: list[str]) -> None:
     config = tmp_path / "e.yaml"

@@ -109,7 +109,7 @@ def compare(
     plans = _plans(experiment, runs, planned_run)
     require_final_validation(plans)
     require_comparable(
-        {arm: plan.config for arm, plan in plans.items()}, [pair for pair in experiment.pairs() if pair[0] in plans]
+        {arm: plan.config for arm, plan in plans.items()}, [pair for pair in experiment.pairs() if {*pair} <= {*plans}]
     )
     require_tables(plans)
     _require_own_gpus(max_arms_at_once, plans)

@@ -47,8 +47,8 @@ class TokenDataModule(lightning.LightningDataModule):
         seed: of the order in which the text is read.
         epochs: how often each corpus may be read. A run that needs more is refused before it starts.
         rows_per_group: rows of ``sequence_length + 1`` tokens that are kept together when the text is
-            shuffled. By default the largest bag size of the schedule. To read the same text in the same order
-            with and without superposition, set it to the bag size in both.
+            shuffled. By default the least common multiple of the schedule's bag sizes. To read the same text in the
+            same order with and without superposition, set it to the bag size in both.
         packing: how documents are put into rows. ``concat`` reads them one after the other and cuts wherever a
             row is full; ``best_fit`` and ``spfhp`` cut only documents that are longer than a row, fit the others
             together and fill up with padding that nothing is learned from.
@@ -286,7 +286,7 @@ class TokenDataModule(lightning.LightningDataModule):
 
     @property
     def _group_rows(self) -> int:
-        return self.rows_per_group or max(stage.bag_size for stage in self.schedule.stages)
+        return self.rows_per_group or math.lcm(*(stage.bag_size for stage in self.schedule.stages))
 
     @property
     def _names(self) -> list[str]:

@@ -214,6 +214,7 @@ def test_one_length_is_no_frontier_and_equal_data_no_method(tmp_path: Path) -> N
     arms = dict(experiment.arms)
     for steps in (100, 200):
         arms[f"tst-{steps}"] = replace(arms[f"tst-{steps}"], references=(f"baseline-{steps}", f"same_data-{steps}"))
+        arms[f"same_data-{steps}"] = replace(arms[f"same_data-{steps}"], references=())
     experiment = replace(experiment, arms=arms)
     for name in arms:
         if name != "tst-100":
@@ -221,3 +222,15 @@ def test_one_length_is_no_frontier_and_equal_data_no_method(tmp_path: Path) -> N
     summary = summarize_comparison(experiment, collect(experiment))
     assert [one.method for one in summary.frontiers] == ["baseline"]
     assert summary.speed_ups == summary.overtakings == ()
+
+
+def test_a_method_that_another_is_compared_with_has_a_frontier(tmp_path: Path) -> None:
+    experiment = make_lengths_experiment(tmp_path, (100, 200), ("baseline", "tst", "both"), seeds=(1,))
+    arms = dict(experiment.arms)
+    for steps in (100, 200):
+        arms[f"both-{steps}"] = replace(arms[f"both-{steps}"], references=(f"baseline-{steps}", f"tst-{steps}"))
+    experiment = replace(experiment, arms=arms)
+    for name in arms:
+        write_final(experiment, name, 1, 2.0)
+    summary = summarize_comparison(experiment, collect(experiment))
+    assert [one.method for one in summary.frontiers] == ["baseline", "tst", "both"]

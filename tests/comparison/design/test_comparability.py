@@ -148,3 +148,29 @@ def test_as_much_of_the_validation_text(ours: object, theirs: object) -> None:
 def test_less_of_the_validation_text(ours: object, theirs: object) -> None:
     values = [config(trainer={"limit_val_batches": value}) for value in (ours, theirs)]
     assert difference(*values) == [f"trainer.limit_val_batches: {ours} against {theirs}"]
+
+
+@pytest.mark.parametrize("limit", [4, 0.5])
+def test_a_part_of_batches_of_another_size_is_other_text(limit: object) -> None:
+    def limited(**data: object) -> dict:
+        return config(data, {"limit_val_batches": limit})
+
+    said = ["data.validation_batch_size: 4 against 8, of which trainer.limit_val_batches takes a part"]
+    assert difference(limited(batch_size=4), limited()) == said
+    assert difference(limited(validation_batch_size=4), limited(validation_batch_size=None)) == said
+    assert difference(limited(batch_size=4, validation_batch_size=8), limited()) == []
+    for whole in (None, 1.0):
+        trainer = {"limit_val_batches": whole}
+        assert difference(config({"batch_size": 4}, trainer), config(trainer=trainer)) == []
+
+
+def test_how_a_model_is_computed_is_no_other_model() -> None:
+    eager = llama(attn_implementation="eager", output_router_logits=True, router_aux_loss_coef=0.01)
+    assert difference(config(model=eager)) == []
+    by_name = llama()
+    by_name["config"]["dict_kwargs"] = {"attn_implementation": "sdpa"}
+    empty = llama()
+    empty["config"]["dict_kwargs"] = {}
+    assert difference(config(model=by_name), config(model=empty)) == []
+    assert difference(config(model=by_name)) == []
+    assert len(difference(config(model=llama(rope_theta=1e6, attn_implementation="eager")))) == 1

@@ -120,6 +120,47 @@ def test_equal_flops_take_more_steps_where_they_are_cheaper(monkeypatch: pytest.
     assert alone["patches"].overlay.overrides["trainer.max_steps"] == 1600
 
 
+def test_two_lengths_of_equal_flops_are_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the cost: 50 steps for both 100 and 101, as 50.5 is rounded down."""
+    monkeypatch.setattr(planned, "planned_flops_per_position", lambda config: int(config.get("flops", 10)))
+    arms = {"base": ArmSpec(), "costly": ArmSpec([], {"flops": 20}, equal_flops_with="base")}
+    message = r"'costly' has 50 steps at 2 lengths \(100, 101\): validate more often .*0\.25\), or drop a length"
+    with pytest.raises(UserError, match=message):
+        expanded(arms, lengths=(100, 101))
+    assert [arm.length for arm in expanded(arms, lengths=(100, 200)).values()] == [100, 100, 200, 200]
+    with pytest.raises(UserError) as caught:
+        expanded(arms, lengths=(1, 2), base=Overlay([], {"bad": 1}))
+    assert "2 lengths" not in str(caught.value)
+
+
+def test_as_much_data_as_an_arm_with_steps_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the cost and bags of 4 in half of the steps: 500 steps, which read 1,250 tokens a position."""
+    monkeypatch.setattr(planned, "planned_flops_per_position", lambda config: int(config.get("flops", 10)))
+    arms = {
+        "base": ArmSpec(),
+        "tst": ArmSpec([], {"s": 4, "r": 0.5, "flops": 20}, equal_flops_with="base"),
+        "same": ArmSpec(equal_data_with="tst"),
+    }
+    for options in ({"lengths": (1000,)}, {}):
+        found = {arm.method: arm for arm in expanded(arms, **options).values()}
+        steps = {name: arm.overlay.overrides.get("trainer.max_steps", 1000) for name, arm in found.items()}
+        assert steps == {"base": 1000, "tst": 500, "same": 1250}
+        assert {arm.length for arm in found.values()} == set(options.get("lengths", {None}))
+
+
+def test_flops_of_a_curriculum_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned, "planned_flops_per_position", lambda config: 10)
+
+    def plan_with_curriculum(arguments: Sequence[str]) -> PlannedRun:
+        follows = "LengthCurriculum" if "--curriculum=1" in arguments else None
+        return replace(plan(arguments), follows_length=follows)
+
+    short = ArmSpec([], {"curriculum": 1})
+    specification = Specification({"base": ArmSpec(), "short": short, "x": ArmSpec(equal_flops_with="short")}, "base")
+    with pytest.raises(UserError, match="'x': what a step of LengthCurriculum costs depends on the lengths"):
+        expand(specification, plan_with_curriculum)
+
+
 def test_arms_are_compared_with_what_they_name() -> None:
     both = ArmSpec(TST.configs, TST.overrides, TST.grid, compare_with=["tst_s{s}_r{r}"])
     arms = expanded(ARMS | {"both_s{s}_r{r}": both}, lengths=(500, 1000))

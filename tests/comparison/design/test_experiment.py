@@ -168,3 +168,15 @@ def test_an_experiment_of_another_format_says_what_to_do(experiment: Experiment)
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"has format 1, and this version reads 2: give its .* compare` again"):
         Experiment.load(experiment.output_dir)
+
+
+def test_arms_saved_without_a_length_have_that_of_their_steps(branching: Experiment) -> None:
+    branching = replace(branching, arms={name: replace(arm, length=7) for name, arm in branching.arms.items()})
+    branching.save()
+    path = branching.output_dir / "experiment.json"
+    assert [arm.nominal_length for arm in Experiment.load(path.parent).arms.values()] == [7, 7, 7]
+    values = json.loads(path.read_text())
+    for arm in values["arms"].values():
+        del arm["length"]
+    path.write_text(json.dumps(values))
+    assert [arm.nominal_length for arm in Experiment.load(path.parent).arms.values()] == [60, 30, 20]

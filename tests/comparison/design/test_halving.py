@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,20 @@ def test_what_does_not_go_together() -> None:
 
 def test_no_halving_drops_nothing(tmp_path: Path) -> None:
     assert dropped_arms(tmp_path) == {}
+
+
+def test_arms_with_steps_of_their_own_are_ranked_at_their_length(tmp_path: Path) -> None:
+    """m2 and m3 cost less and have more steps, and each is ranked with m1 and m4 of the same length."""
+    arms = make_arms(lengths=(100, 200))
+    for name, arm in arms.items():
+        length = int(name.rpartition("-")[2])
+        arms[name] = replace(arm, length=length, steps=length * {"m2": 2, "m3": 3}.get(arm.method, 1))
+    assert halving_problems(arms, 0.5) == []
+    runs, halving = make_runs(tmp_path, arms), Halving(tmp_path, arms, "base", 0.5)
+    assert [halving.stage(f"m2-{length}") for length in (100, 200)] == [100, 200]
+    assert halving.may_run("m3-100") is True
+    assert halving.may_run("m3-200") is None
+    for place, method in enumerate(METHODS):
+        finish(tmp_path, f"{method}-100", 2.0 + place, 2.0 + place)
+    assert halving.decide(runs, is_finished) == ["after 100 steps m1, m2 go on, dropped: m3, m4"]
+    assert [halving.may_run(f"{method}-200") for method in METHODS] == [True, True, False, False]

@@ -1,5 +1,7 @@
 import copy
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,8 @@ CONFIG = {
     "model": {"learning_rate_schedule": {"warmup_steps": 100, "decay_ratio": 0.1, "final_ratio": 0.0}},
 }
 OPTIONS = {"bag_size": 4, "step_ratio": 0.3, "recovery_step": None, "superpose_inputs": True}
+
+NGRAM_TARGETS = {"class_path": "callbacks.NgramTargets", "init_args": {"table": "tables/a"}}
 
 
 def config(superposition: dict | None = None, **trainer: object) -> dict:
@@ -84,20 +88,7 @@ def test_a_run_without_a_length() -> None:
         plan_of(config(max_steps=-1))
 
 
-def test_groups_that_do_not_hold_the_bags_are_refused_now_and_not_after_hours() -> None:
-    values = config({"bag_size": 8})
-    values["data"] |= {"rows_per_group": 4, "packing": "concat"}
-    with pytest.raises(
-        UserError, match=r"rows_per_group is 4, and bags of 8 tokens do not divide it: .* multiple of 8"
-    ):
-        plan_of(values)
-    for fine in ({"rows_per_group": 24}, {"rows_per_group": None}, {"packing": "best_fit"}):
-        plan_of(values | {"data": values["data"] | fine})
-
-
-@pytest.mark.parametrize(
-    ("interval", "steps"), [(100, 4800), (0.1, 4800), (64, 4800), (700, 4900), (0.25, 4800), (1.0, 4800)]
-)
+@pytest.mark.parametrize(("interval", "steps"), [(100, 4800), (0.1, 4800), (64, 4800), (0.25, 4800), (1.0, 4800)])
 def test_as_many_steps_as_cost_the_same_in_whole_intervals(monkeypatch, interval, steps) -> None:
     """Patches of 4 in half of the steps cost 5/8 of a step: 3,000 steps' FLOPs are 4,800; 2 batches are a step."""
     monkeypatch.setattr(planned_module, "planned_flops_per_position", lambda config: 10)
@@ -108,10 +99,41 @@ def test_as_many_steps_as_cost_the_same_in_whole_intervals(monkeypatch, interval
     require_final_validation({"a": plan_of(config(patches, val_check_interval=interval, max_steps=found))})
 
 
+def test_intervals_too_wide_for_equal_flops_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of 350 steps: 4,900 of 4,800, which is 2.1 % more; at most 0.02 * 4,900 steps of 2 batches do."""
+    monkeypatch.setattr(planned_module, "planned_flops_per_position", lambda config: 10)
+    patches = {"tokens_per_step": "constant", "step_ratio": 0.5}
+    flops = plan_of(config()).flops
+    message = r"350 steps, 4900 steps come nearest, and cost 2\.1% more: .*val_check_interval: 0\.25, .* 196 batches"
+    with pytest.raises(UserError, match=message):
+        plan_of(config(patches, val_check_interval=700)).steps_for_flops(flops)
+    assert plan_of(config(patches, val_check_interval=196)).steps_for_flops(flops) == 49 * 98
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"step_ratio": None, "recovery_step": 3500}, 5625), ({"step_ratio": 2 / 3, "fraction_of": "data"}, 6000)],
+)
+def test_lengths_without_a_recovery_cost_nothing(monkeypatch, options: dict, steps: int) -> None:
+    """3,500 steps of a quarter and 2,125 whole ones; of the data 2/3 are 2/3 of the steps: 6,000 of (2/12 + 1/3)."""
+    monkeypatch.setattr(planned_module, "planned_flops_per_position", lambda config: 10)
+    plan = plan_of(config({"tokens_per_step": "constant"} | options, val_check_interval=None, max_steps=9000))
+    assert plan.steps_for_flops(plan_of(config()).flops) == steps
+
+
+def test_a_recovery_that_does_not_fit_into_the_flops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned_module, "planned_flops_per_position", lambda config: 10)
+    plan = plan_of(config({"step_ratio": None, "recovery_step": 2999}, val_check_interval=2))
+    with pytest.raises(UserError, match="until step 2999 leaves no recovery"):
+        plan.steps_for_flops(plan_of(config(max_steps=1000)).flops)
+
+
 def test_what_a_step_of_a_curriculum_costs_is_not_known() -> None:
     plan = plan_of(config(callbacks=[{"class_path": "callbacks.LengthCurriculum"}]))
     with pytest.raises(UserError, match="depends on the lengths of the documents"):
         plan.steps_for_flops(1)
+    with pytest.raises(UserError, match="depends on the lengths of the documents"):
+        _ = plan.flops
 
 
 @pytest.mark.parametrize(
@@ -124,6 +146,16 @@ def test_arms_without_their_table_are_refused(name: str, options: dict) -> None:
     planned = replace(plain, config=config(callbacks=callbacks))
     with pytest.raises(UserError, match=f"arm 'x': .*{next(iter(options.values()))}"):
         require_tables({"plain": plain, "x": planned})
+
+
+def test_weights_from_a_file_and_by_kind_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mutual_information.json"
+    fit = {"c0": 0.0, "a": 1.0, "k": -1.0}
+    file.write_text(json.dumps({"format_version": 1, "tokenizer_hash": "t", "corpus_hash": "c", "fit": fit}))
+    require_tables({"x": plan_of(config({"weights_file": str(file)}))})
+    both = {"weights_file": str(file), "weights": "power_law"}
+    with pytest.raises(UserError, match=r"arm 'x': weights_file=.* goes neither with weights='power_law'"):
+        require_tables({"x": plan_of(config(both))})
 
 
 def test_flops_are_those_that_the_run_counts() -> None:
@@ -178,7 +210,7 @@ def test_branch_steps_of_the_usual_decay() -> None:
         (planned(6000, decay_ratio=0.0), "no decay to branch off for"),
         (planned(6000, decay_ratio=1.0, warmup_steps=0), "decay at step 0, before it trains"),
         (PlannedRun({}, 6000, 1), "not a WarmupStableDecay"),
-        (plan_of(config(callbacks=[{"class_path": "callbacks.NgramTargets"}])), "NgramTargets does at a step"),
+        (plan_of(config(callbacks=[NGRAM_TARGETS])), "NgramTargets does at a step"),
     ],
 )
 def test_runs_that_no_shorter_one_branches_off(plan: PlannedRun, message: str) -> None:

@@ -26,6 +26,7 @@ from tst_lightning.comparison.reporting.figures.heat_map import heat_map_picture
 from tst_lightning.comparison.reporting.figures.lengths import length_picture
 from tst_lightning.comparison.reporting.figures.looks import superposition
 from tst_lightning.comparison.reporting.figures.paper_curves import PaperCurves
+from tst_lightning.comparison.reporting.figures.shared import longest, longest_of_each
 
 CONFIG = """trainer:
   callbacks:
@@ -227,8 +228,41 @@ def test_difference_over_run_length_and_where_it_crosses() -> None:
     assert line.get_xdata() == pytest.approx([100, 200, 400])
     assert line.get_ydata() == pytest.approx([-1.05, -0.525, -0.2625])
     triangle = next(line for line in panel.lines if line.get_marker() == "v")
-    assert triangle.get_xydata().tolist() == [[150.0, 0.0]]
+    assert triangle.get_xydata() == pytest.approx(np.array([[150.0, 0.0]]))
     assert length_picture(make_grid((4, 8), (0.1, 0.3))) is None
+
+
+def equal_flops_material():
+    """Steps of tst_s4 cost half as much, those of tst_s8 a quarter: twice and four times as many."""
+    arms = {
+        (method, length): make_arm(
+            method, {1: loss / length}, factor * length, length=length, factors={"s": bag_size, "r": 0.5}
+        )
+        for length in (100, 400)
+        for method, loss, factor, bag_size in (
+            ("baseline", 200.0, 1, 1), ("tst_s4", 100.0, 2, 4), ("tst_s8", 150.0, 4, 8),
+        )
+    }  # fmt: skip
+    pairs = [make_pair(arm, arms["baseline", length]) for (method, length), arm in arms.items() if method != "baseline"]
+    crossed = Overtaking("tst_s4", "", 400.0, 1.0, False, {1: 400.0}, 1, 200, 400)
+    return make_material(list(arms.values()), pairs, overtakings=(crossed,))
+
+
+def test_arms_of_equal_flops_stand_at_the_length_that_they_are_compared_at() -> None:
+    material = equal_flops_material()
+    found = grids(material)
+    assert [(grid.length, grid.bag_sizes) for grid in found] == [(400, [4, 8]), (100, [4, 8])]
+    assert {arm.arm for arm in longest(list(material.summary.arms.values()))} == {
+        "baseline-400", "tst_s4-800", "tst_s8-1600"
+    }  # fmt: skip
+    assert [grid.length for grid in longest_of_each(found)] == [400]
+    assert "Only the longest runs are drawn" in bag_size_picture(material, []).caption
+    (panel,) = length_picture(material).figure.axes
+    drawn = [list(line.get_xdata()) for line in panel.lines if line.get_label().startswith("tst")]
+    assert drawn == [pytest.approx([100, 400], rel=0.02)] * 2
+    triangle = next(line for line in panel.lines if line.get_marker() == "v" and len(line.get_xdata()) == 1)
+    # 400 of its steps lie halfway, in logarithms, between 200 and 800: at the length of 200.
+    assert triangle.get_xdata() == pytest.approx([200])
 
 
 def test_downstream_differences_have_intervals_over_seeds_and_over_items() -> None:

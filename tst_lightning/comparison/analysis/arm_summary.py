@@ -55,6 +55,13 @@ class ArmSummary:
     """First step of plain next-token training; 0 if it is all of the run."""
     diverged: tuple[int, ...]
     """Seeds whose last validation loss is not a finite number: no mean contains them."""
+    length: int | None = None
+    """Which of the experiment's lengths it belongs to; ``steps`` may be others."""
+
+    @property
+    def nominal_length(self) -> int | None:
+        """What arms that are compared with each other have in common."""
+        return self.steps if self.length is None else self.length
 
     @property
     def finished(self) -> tuple[RunResult, ...]:
@@ -111,6 +118,7 @@ def summarize_arm(arm: Arm, runs: Sequence[RunResult]) -> ArmSummary:
         scores=_summarize_scores(averaged),
         switch_step=next((run.progress.get("recovery_step") or 0 for run in runs if run.progress), 0),
         diverged=tuple(run.seed for run in runs if run.diverged),
+        length=arm.length,
     )
 
 

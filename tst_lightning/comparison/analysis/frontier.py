@@ -90,9 +90,12 @@ class Overtaking:
 
 def frontiers(experiment: Experiment, arms: Mapping[str, ArmSummary]) -> tuple[Frontier, ...]:
     """Of every method and variant with finished runs of two lengths or more; the baseline of a variant first."""
-    # An arm that reads as much data as another is a reference at one length, not a method of its own.
+    # An arm that reads as much data as another is a reference at one length, not a method of its own; one that
+    # another arm is compared with (compare_with) has references itself.
     other_references = {
-        reference for _, reference in experiment.pairs() if arms[reference].method != experiment.baseline
+        reference
+        for _, reference in experiment.pairs()
+        if arms[reference].method != experiment.baseline and not experiment.arms[reference].references
     }
     grouped: dict[tuple[str, str], list[ArmSummary]] = {}
     for arm in arms.values():

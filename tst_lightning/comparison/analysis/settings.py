@@ -15,9 +15,27 @@ _TRAIN_ALIKE = (
 )
 """Callbacks that only look on: the same weights come out with and without them."""
 
+_SUPERPOSITION = "trainer.callbacks.SuperpositionCallback"
+_ADDED = {
+    "data.fold_by_document": False,
+    "model.compilation": "none",
+    "model.multi_token": None,
+    "model.learning_rate_schedule.decay_shape": "linear",
+    f"{_SUPERPOSITION}.bag_sizes": None,
+    f"{_SUPERPOSITION}.step_shares": None,
+    f"{_SUPERPOSITION}.fraction_of": "steps",
+    f"{_SUPERPOSITION}.tokens_per_step": "scaled",
+    f"{_SUPERPOSITION}.weights_file": None,
+    f"{_SUPERPOSITION}.loss": "multi_hot",
+    f"{_SUPERPOSITION}.interpolate": 0.0,
+    f"{_SUPERPOSITION}.on_switch": "carry",
+    f"{_SUPERPOSITION}.reinitialize": "none",
+}
+"""Keys that the program did not always have, and the values with which it does what it did before."""
+
 
 def settings(config: str, output_dir: str = "") -> dict[str, Any]:
-    """Dotted key -> value, without what only watches a training.
+    """Dotted key -> value, without what only watches a training and without defaults that came later.
 
     Paths below the run's folder, and below ``output_dir``, are written relative to them: a run moved to
     another folder keeps its settings.
@@ -29,6 +47,7 @@ def settings(config: str, output_dir: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in read_config(config).items():
         _flatten(value, str(name), flat)
+    flat = {key: value for key, value in flat.items() if key not in _ADDED or value != _ADDED[key]}
     run_dir = flat.pop(FOLDER_KEY, None)
     for key, value in flat.items():
         for name, folder in {"RUN": run_dir, "OUTPUT_DIR": output_dir}.items():

@@ -76,6 +76,6 @@ def _order(experiment: Experiment) -> list[str]:
     variants = list(dict.fromkeys(arm.variant for arm in experiment.arms.values()))
 
     def place(arm: Arm) -> tuple[int, int, bool]:
-        return variants.index(arm.variant), arm.steps or 0, arm.method != experiment.baseline
+        return variants.index(arm.variant), arm.nominal_length or 0, arm.method != experiment.baseline
 
     return [arm.name for arm in sorted(experiment.arms.values(), key=place)]

@@ -67,3 +67,11 @@ class Arm:
     """Name of the arm whose run this one branches off: the same method's longest."""
     branch_step: int | None = None
     """The optimizer step at which it does: where its own learning-rate decay begins."""
+    length: int | None = None
+    """Which of the experiment's lengths it belongs to. Its steps are others if it has equal_data_with or
+    equal_flops_with."""
+
+    @property
+    def nominal_length(self) -> int | None:
+        """What arms that are compared with each other have in common; experiments saved earlier say their steps."""
+        return self.steps if self.length is None else self.length

@@ -21,6 +21,8 @@ _DATA_KEYS = ("data.data_dir", "data.sequence_length", "data.validation_windows"
 """Together they choose the validation windows."""
 _TRAINER_KEYS = ("trainer.precision", "trainer.limit_val_batches")
 _MODEL_KEYS = ("model.config", "model.pretrained")
+_SAME_MODEL = ("attn_implementation", "output_router_logits", "router_aux_loss_coef")
+"""Ends of keys of a model that say how its attention is computed, or weigh a loss: its function is the same."""
 _SAME_PRECISION = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Short forms that the Trainer takes."""
 EVALUATION = "DownstreamEvaluation"
@@ -73,7 +75,7 @@ def differences(config: Config, reference: Config) -> list[str]:
         ours, theirs = _get(config, key), _get(reference, key)
         if ABSENT not in (ours, theirs) and _meaning(key, ours) != _meaning(key, theirs):
             found.append(f"{key}: {_shown(ours)} against {_shown(theirs)}")
-    return found + _evaluation_differences(config, reference)
+    return found + _window_differences(config, reference) + _evaluation_differences(config, reference)
 
 
 def _model_differences(key: str, config: Config, reference: Config) -> list[str]:
@@ -85,8 +87,23 @@ def _model_differences(key: str, config: Config, reference: Config) -> list[str]
     return [
         f"{name}: {_shown(ours.get(name, ABSENT))} against {_shown(theirs.get(name, ABSENT))}"
         for name in dict.fromkeys([*ours, *theirs])
-        if ours.get(name, ABSENT) != theirs.get(name, ABSENT)
+        if ours.get(name, ABSENT) != theirs.get(name, ABSENT) and not name.endswith(_SAME_MODEL)
     ]
+
+
+def _window_differences(config: Config, reference: Config) -> list[str]:
+    """Of a part of the batches, their size decides which windows are validated on."""
+    limit_key = "trainer.limit_val_batches"
+    limits = [_get(one, limit_key) for one in (config, reference)]
+    if ABSENT in limits or any(_meaning(limit_key, limit) == "1.0" for limit in limits):
+        return []
+    ours, theirs = (
+        size if isinstance(size := _get(one, "data.validation_batch_size"), int) else _get(one, "data.batch_size")
+        for one in (config, reference)
+    )
+    if ABSENT in (ours, theirs) or ours == theirs:
+        return []
+    return [f"data.validation_batch_size: {ours} against {theirs}, of which {limit_key} takes a part"]
 
 
 def _evaluation_differences(config: Config, reference: Config) -> list[str]:
@@ -137,7 +154,8 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
         return {key: value}
     flat: dict[str, Any] = {}
     for name, item in value.items():
-        flat |= _flat(f"{key}.{name}", item)
+        if item != {}:  # arguments of none are none
+            flat |= _flat(f"{key}.{name}", item)
     return flat
 
 

@@ -48,12 +48,15 @@ class _Variant:
         self._problems = problems
         self._methods = specification.methods()
         self._lengths: tuple[int | None, ...] = specification.lengths or (None,)
+        known = len(problems)
         self._steps = {
             (method.name, length): self._steps_at(method, length)
             for method in self._methods.values()
             for length in self._lengths_of(method)
         }
-        """(method, length) -> steps; they differ for a baseline that reads as much data as another arm."""
+        """(method, length) -> steps; they differ for arms with equal_data_with or equal_flops_with."""
+        if len(problems) == known:  # otherwise some of these are not known
+            problems += self._lengths_that_collapse()
         self._branches = dict(self._branch_steps())
         """(method, length) -> step at which the run branches off the method's longest."""
 
@@ -78,6 +81,7 @@ class _Variant:
             tuple(self._arm_name(reference.name, length) for reference in self._references(method)),
             self._arm_name(method.name, self._longest(method)) if cell in self._branches else None,
             self._branches.get(cell),
+            length,
         )
 
     def _arm_name(self, method: str, length: int | None) -> str:
@@ -116,7 +120,8 @@ class _Variant:
                 return 1
         if not method.equal_data_with:
             return length
-        other = self._planned(self._methods[method.equal_data_with], length)
+        read = self._methods[method.equal_data_with]
+        other = self._planned(read, self._steps_at(read, length))
         # Its own length is not known yet, and does not count here.
         own = self._planned(method, length)
         if other is None or own is None:
@@ -127,6 +132,19 @@ class _Variant:
                 "baseline, leave SuperpositionCallback out of it"
             )
         return other.steps_for_the_same_data(own.positions_per_step)
+
+    def _lengths_that_collapse(self) -> Iterator[str]:
+        """Runs whose steps follow from another arm's are rounded, and one folder cannot hold two of them."""
+        for method in self._methods.values():
+            lengths: dict[int | None, list[int | None]] = {}
+            for length in self._lengths_of(method):
+                lengths.setdefault(self._steps[method.name, length], []).append(length)
+            yield from (
+                f"'{method.name}' has {steps} steps at {len(same)} lengths ({', '.join(map(str, same))}): validate "
+                "more often (a share such as trainer.val_check_interval: 0.25), or drop a length"
+                for steps, same in lengths.items()
+                if len(same) > 1
+            )
 
     def _longest(self, method: Method) -> int | None:
         return max(self._lengths_of(method), key=lambda length: self._steps[method.name, length] or 0)

@@ -53,7 +53,7 @@ def halving_problems(arms: Mapping[str, Arm], keep: float) -> list[str]:
     problems = []
     if not 0 < keep < 1:
         problems.append(f"halving is {keep}: give the share of methods that go on, between 0 and 1, such as 0.5")
-    if len({arm.steps for arm in arms.values() if arm.references}) < 2:
+    if len({arm.nominal_length for arm in arms.values() if arm.references}) < 2:
         problems.append("halving needs two or more `lengths`: methods are ranked at one and go on to the next")
     branching = sorted({arm.method for arm in arms.values() if arm.trunk and arm.references})
     if branching:
@@ -85,15 +85,15 @@ class Halving:
         self._contests: dict[tuple[str, int], dict[str, str]] = {}
         for arm in arms.values():
             if arm.references:
-                self._contests.setdefault((arm.variant, arm.steps), {})[arm.method] = arm.name
+                self._contests.setdefault((arm.variant, arm.nominal_length), {})[arm.method] = arm.name
         self._decisions = self._still_valid((read_json(self._path) or {}).get("decisions", []))
 
     def stage(self, arm: str) -> int:
-        """The length at which an arm is wanted, in steps: that of what starts from it or is compared with it."""
+        """The length at which an arm is wanted: that of what starts from it or is compared with it."""
         needed_by = [
             self.stage(other.name) for other in self._arms.values() if other.trunk == arm or arm in other.references
         ]
-        own = self._arms[arm].steps
+        own = self._arms[arm].nominal_length
         return min([own, *needed_by])
 
     def may_run(self, arm: str) -> bool | None:
@@ -105,7 +105,7 @@ class Halving:
             answers = {self.may_run(other.name) for other in self._arms.values() if arm in other.references}
             return True if True in answers or not answers else None if None in answers else False
         for steps in self._lengths(this.variant):
-            if steps >= this.steps:
+            if steps >= this.nominal_length:
                 break
             if this.method not in self._ranked(this.variant, steps):
                 continue
@@ -125,7 +125,7 @@ class Halving:
                 expected |= {
                     arm.name
                     for arm in self._arms.values()
-                    if (arm.variant, arm.steps) == (variant, steps) and arm.method in alive
+                    if (arm.variant, arm.nominal_length) == (variant, steps) and arm.method in alive
                 }
                 ranked = [method for method in self._ranked(variant, steps) if method in alive]
                 decision = self._decision(variant, steps)

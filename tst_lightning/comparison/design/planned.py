@@ -7,13 +7,23 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from tst_lightning.comparison.design.configured import (
+    CURRICULUM,
+    NGRAM_TARGETS,
+    SUPERPOSITION,
+    built_callbacks,
+    callback_options,
+    require_startable,
+)
 from tst_lightning.comparison.design.flops import planned_flops_per_position
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.schedule import Schedule
 from tst_lightning.stages import SuperpositionStages
 
-_LENGTH_FOLLOWERS = ("LengthCurriculum", "NgramTargets")
+_LENGTH_FOLLOWERS = (CURRICULUM, NGRAM_TARGETS)
+_FLOPS_TOLERANCE = 0.01
+"""Arms that are said to cost the same differ by no more than this share."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,21 @@ class PlannedRun:
 
     @property
     def flops(self) -> int:
-        """Training FLOPs of the whole run on one device."""
-        return self.positions * planned_flops_per_position(self.config)
+        """Training FLOPs of the whole run on one device.
+
+        Raises:
+            UserError: they are known only with the data, or with a checkpoint.
+        """
+        return self.positions * self._flops_per_position
+
+    @property
+    def _flops_per_position(self) -> int:
+        if self.follows_length == CURRICULUM:
+            raise UserError(
+                f"what a step of {CURRICULUM} costs depends on the lengths of the documents, so equal_flops_with "
+                "can set no steps by it: leave it out, and the report says how many times the FLOPs an arm has"
+            )
+        return planned_flops_per_position(self.config)
 
     def steps_for_flops(self, flops: int) -> int:
         """How many steps of this run cost so much, on one device.
@@ -69,29 +92,42 @@ class PlannedRun:
         In whole intervals of validation, so that the last step is validated: to the nearest such number.
 
         Raises:
-            UserError: what a step costs is known only with the data.
+            UserError: what a step costs is known only with the data, no step is left for a recovery, or the nearest
+                such number costs another amount.
         """
-        if self.follows_length == "LengthCurriculum":
-            raise UserError(
-                "what a step of LengthCurriculum costs depends on the lengths of the documents, so equal_flops_with "
-                "cannot set its steps: leave it out, and the report says how many times the FLOPs it has"
-            )
-        in_positions = flops / planned_flops_per_position(self.config)
-        every = 1
-        if self.validation_batches:
-            accumulate = self.batches // self.max_steps
-            of_a_share = isinstance(self.config["trainer"].get("val_check_interval"), float)
-            batches = round(self.batches / self.validation_batches) if of_a_share else self.validation_batches
-            every = batches // math.gcd(batches, accumulate)
+        in_positions = flops / self._flops_per_position
+        every = self._steps_between_validations()
 
         def positions(intervals: int) -> int:
             steps = intervals * every
-            return self.schedule_of(steps).positions(steps, self.positions_per_step)
+            try:
+                return self.schedule_of(steps).positions(steps, self.positions_per_step)
+            except UserError:  # too short for a recovery
+                return 0
 
         # Every step has at least a row; more steps cost more.
         most = math.ceil(in_positions) + 1
         too_many = bisect_right(range(1, most), in_positions, key=positions) + 1
-        return every * min(max(1, too_many - 1), too_many, key=lambda count: abs(positions(count) - in_positions))
+        found = min(max(1, too_many - 1), too_many, key=lambda count: abs(positions(count) - in_positions))
+        steps = found * every
+        self.schedule_of(steps)  # refuses one that is too short
+        off = positions(found) / in_positions - 1
+        if abs(off) > _FLOPS_TOLERANCE:
+            batches = max(1, int(2 * _FLOPS_TOLERANCE * steps)) * (self.batches // self.max_steps)
+            raise UserError(
+                f"equal_flops_with: of whole intervals of validation, which are {every} steps, {steps} steps come "
+                f"nearest, and cost {abs(off):.1%} {'more' if off > 0 else 'less'}: validate more often "
+                f"(trainer.val_check_interval: 0.25, a share of the run, or at most {batches} batches), or train longer"
+            )
+        return steps
+
+    def _steps_between_validations(self) -> int:
+        """Of a run of any length that ends with a validation: its steps are a multiple of this."""
+        if not self.validation_batches:
+            return 1
+        of_a_share = isinstance(self.config["trainer"].get("val_check_interval"), float)
+        batches = round(self.batches / self.validation_batches) if of_a_share else self.validation_batches
+        return batches // math.gcd(batches, self.batches // self.max_steps)
 
     def steps_for_the_same_data(self, positions_per_step: int) -> int:
         """How many steps of so many positions read as many tokens, one token a position: to the nearest step."""
@@ -151,8 +187,8 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
     """The plan of a resolved configuration.
 
     Raises:
-        UserError: ``trainer.max_steps`` is not set, nothing would be validated, or the groups of rows do not hold the
-            bags.
+        UserError: ``trainer.max_steps`` is not set, nothing would be validated, or the run would refuse to start
+            (``configured.require_startable``).
     """
     trainer, data = config["trainer"], config["data"]
     max_steps = trainer["max_steps"]
@@ -166,8 +202,8 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
             "trainer.limit_val_batches is 0, and runs are compared by their validation loss: remove it, or give the "
             "same number of batches in all arms"
         )
-    stages = _stages(trainer.get("callbacks"))
-    _require_groups(data, stages.schedule(max_steps) if stages else Schedule())
+    stages = _stages(callback_options(config, SUPERPOSITION))
+    require_startable(config, stages.schedule(max_steps) if stages else Schedule())
     learning_rate = config["model"].get("learning_rate_schedule")
     known = isinstance(learning_rate, Mapping) and "class_path" not in learning_rate
     return PlannedRun(
@@ -175,7 +211,7 @@ def plan_of(config: Mapping[str, Any]) -> PlannedRun:
         max_steps,
         trainer["accumulate_grad_batches"] * data["batch_size"] * data["sequence_length"],
         stages,
-        next((name for name in _LENGTH_FOLLOWERS if _callback(trainer.get("callbacks"), name) is not None), None),
+        next((name for name in _LENGTH_FOLLOWERS if callback_options(config, name) is not None), None),
         WarmupStableDecay(**learning_rate) if known else None,
         batches := max_steps * trainer["accumulate_grad_batches"],
         _validation_batches(trainer.get("val_check_interval"), batches),
@@ -192,14 +228,15 @@ def require_tables(plans: Mapping[str, PlannedRun]) -> None:
     from tst_lightning.data.mutual_information.weights import read_fit
     from tst_lightning.data.ngram.table_manifest import TableManifest
 
-    readers = (("SuperpositionCallback", "weights_file", read_fit), ("NgramTargets", "table", TableManifest.load))
+    readers = ((SUPERPOSITION, "weights_file", read_fit), (NGRAM_TARGETS, "table", TableManifest.load))
     problems = []
     for arm, plan in plans.items():
         for name, option, read in readers:
-            path = (_callback(plan.config["trainer"].get("callbacks"), name) or {}).get(option)
+            path = (callback_options(plan.config, name) or {}).get(option)
             try:
                 if path is not None:
                     read(path)
+                    built_callbacks(plan.config, name)  # refuses weights that do not go with the file
             except UserError as error:
                 problems.append(f"arm '{arm}': {error}")
     if problems:
@@ -222,17 +259,6 @@ def require_final_validation(plans: Mapping[str, PlannedRun]) -> None:
     ]
     if problems:
         raise UserError("\n  ".join(problems))
-
-
-def _require_groups(data: Mapping[str, Any], schedule: Schedule) -> None:
-    """What the data plan refuses when training starts, which may be hours from now."""
-    rows, bag_sizes = data.get("rows_per_group"), [stage.bag_size for stage in schedule.stages]
-    if rows and data.get("packing") == "concat" and any(rows % bag_size for bag_size in bag_sizes):
-        raise UserError(
-            f"data.rows_per_group is {rows}, and bags of {max(bag_sizes)} tokens do not divide it: "
-            f"set it to a multiple of {math.lcm(*bag_sizes)}, in all arms alike if they are to read the same text in "
-            "the same order"
-        )
 
 
 def _validation_batches(interval: Any, batches: int) -> int | None:
@@ -262,18 +288,9 @@ def _devices(trainer: Mapping[str, Any]) -> tuple[int, bool]:
     return (number if number > 0 else max(1, gpus)), on_gpu
 
 
-def _stages(callbacks: Any) -> SuperpositionStages | None:
+def _stages(options: Mapping[str, Any] | None) -> SuperpositionStages | None:
     """What ``SuperpositionCallback`` will make its schedule of."""
-    options = _callback(callbacks, "SuperpositionCallback")
     if options is None:
         return None
     given = {field.name: options[field.name] for field in fields(SuperpositionStages) if field.name in options}
     return SuperpositionStages(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
-
-
-def _callback(callbacks: Any, name: str) -> Mapping[str, Any] | None:
-    """Arguments of the first callback of a class; None if there is none."""
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        if isinstance(callback, Mapping) and callback["class_path"].rpartition(".")[2] == name:
-            return callback.get("init_args") or {}
-    return None

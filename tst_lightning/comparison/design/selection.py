@@ -32,7 +32,7 @@ def selected(arms: Mapping[str, Arm], patterns: Sequence[str]) -> list[str]:
         names = [name for name in arms if name not in methods]
         quoted = ", ".join(f"'{pattern}'" for pattern in problems)
         raise UserError(f"only: nothing is named like {quoted}: there are {', '.join([*methods, *names])}")
-    # References have none themselves, but they may branch off a trunk.
+    # What these are compared with in turn was not asked for; they may branch off a trunk.
     wanted |= {reference for name in wanted for reference in arms[name].references}
     wanted |= {trunk for name in wanted if (trunk := arms[name].trunk)}
     return [name for name in arms if name in wanted]

@@ -18,7 +18,7 @@ Left unread, and reported (``coverage``):
 - without packing, the tail of each shard that is no whole group;
 - ``groups of a corpus % streams`` groups in each of its passes;
 - at the end of a segment, the rest of the last block of groups whose rows were mixed. Without packing and at
-  the largest bag size a group is one row, and there is no rest.
+  a bag size that makes a group one row, there is no rest.
 
 Quality of the shuffling: the shards of a corpus stand in a random order and groups are shuffled within windows
 of ``shuffle_shards`` consecutive shards, so text of one shard is spread over as much text as a window holds,

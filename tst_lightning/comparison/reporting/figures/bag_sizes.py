@@ -82,7 +82,7 @@ def _draw_own(panel: "Axes", grid: Grid, material: Material, styles) -> None:
                 markerfacecolor=None if difference.is_shown or difference.n == 1 else "white",
             )  # fmt: skip
     panel.set_ylabel("difference to the baseline\n(nats per token)")
-    panel.set_title(title(grid.variant, grid.steps, grid.rest) or "this comparison")
+    panel.set_title(title(grid.variant, grid.length, grid.rest) or "this comparison")
 
 
 def _draw_paper(panel: "Axes", curves: PaperCurves, ratios: list[float], styles) -> None:
@@ -117,7 +117,7 @@ def _caption(own: list[Grid], material: Material, has_paper: bool) -> str:
     )
     if counts[-1] > 1:
         text += " Bars are 95 % intervals over seeds; open points are not significant after Holm's correction."
-    shorter = {arm.steps for arm in material.summary.arms.values()} - {grid.steps for grid in own}
+    shorter = {arm.nominal_length for arm in material.summary.arms.values()} - {grid.length for grid in own}
     if any(shorter):
         text += " Only the longest runs are drawn."
     if has_paper:

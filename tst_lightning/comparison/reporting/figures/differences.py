@@ -19,9 +19,9 @@ def differences_picture(material: Material) -> Picture | None:
     pairs = [p for p in material.summary.pairs if p.difference is not None and math.isfinite(p.difference.mean)]
     note = ""
     if len(pairs) > _MOST_ROWS:
-        most = max(arms[pair.arm].steps or 0 for pair in pairs)
-        pairs = [pair for pair in pairs if (arms[pair.arm].steps or 0) == most]
-        note = f" Only the runs of {most:,} steps are drawn; the table has all." if most else ""
+        most = max(arms[pair.arm].nominal_length or 0 for pair in pairs)
+        pairs = [pair for pair in pairs if (arms[pair.arm].nominal_length or 0) == most]
+        note = f" Only the runs at a length of {most:,} steps are drawn; the table has all." if most else ""
     if not pairs:
         return None
     figure, (panel,) = empty_figure(1, 1, (7.5, 1.1 + _ROW_INCHES * len(pairs)))

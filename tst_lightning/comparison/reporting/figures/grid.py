@@ -24,7 +24,8 @@ class Grid:
     """Arms that differ in bag size and ratio alone."""
 
     variant: str
-    steps: int | None
+    length: int | None
+    """The experiment's; the baseline has so many steps."""
     rest: str
     """What else the arms have in common, of other factors."""
     cells: dict[tuple[float, float], Cell]
@@ -64,7 +65,7 @@ def grids(material: Material) -> list[Grid]:
         if place is None or pair is None:
             continue
         rest = ", ".join(f"{name} = {value}" for name, value in sorted(arm.factors.items()) if name not in ("s", "r"))
-        key = (arm.variant, arm.steps, rest)
+        key = (arm.variant, arm.nominal_length, rest)
         cells = found.setdefault(key, {})
         if place in cells:
             ambiguous.add(key)

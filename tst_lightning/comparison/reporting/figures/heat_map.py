@@ -71,7 +71,7 @@ def _draw(panel: "Axes", grid: Grid, limit: float):
     panel.set_xlabel("bag size s")
     panel.set_ylabel("step ratio r")
     panel.grid(visible=False)
-    panel.set_title(title(grid.variant, grid.steps, grid.rest))
+    panel.set_title(title(grid.variant, grid.length, grid.rest))
     return image
 
 

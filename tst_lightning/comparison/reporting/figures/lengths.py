@@ -1,6 +1,9 @@
 """At which run length a method overtakes the baseline."""
 
+import math
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tst_lightning.comparison.reporting.figures.shared import MOST_ARMS, Material, Picture, half_widths, plain_log_ticks
 from tst_lightning.drawing import empty_figure
@@ -50,8 +53,8 @@ def _lines(material: Material, variant: str) -> _Lines:
     lines: _Lines = {}
     for arm in material.variants[variant]:
         pair = material.to_baseline(arm.arm)
-        if arm.steps and pair is not None and pair.difference is not None:
-            lines.setdefault(arm.method, {})[arm.steps] = pair.difference
+        if arm.nominal_length and pair is not None and pair.difference is not None:
+            lines.setdefault(arm.method, {})[arm.nominal_length] = pair.difference
     return {method: dict(sorted(line.items())) for method, line in lines.items() if len(line) > 1}
 
 
@@ -63,6 +66,14 @@ def _picked(lines: _Lines) -> tuple[_Lines, str]:
     kept = {*ranked[: MOST_ARMS - 1], ranked[-1]}
     note = f"Of {len(lines)} methods the best {len(kept) - 1} and the worst at {longest:,} steps are drawn."
     return {method: line for method, line in lines.items() if method in kept}, note
+
+
+def _length_at(material: Material, method: str, variant: str, steps: float) -> float:
+    """The length at which a method has so many steps, which are others for an arm with equal_flops_with."""
+    arms = [arm for arm in material.variants[variant] if arm.method == method and arm.steps]
+    arms.sort(key=lambda arm: arm.steps)
+    known, lengths = np.log([(arm.steps, arm.nominal_length) for arm in arms]).T
+    return math.exp(float(np.interp(math.log(steps), known, lengths)))
 
 
 def _draw_panel(panel: "Axes", lines: _Lines, material: Material, variant: str) -> None:
@@ -86,8 +97,9 @@ def _draw_panel(panel: "Axes", lines: _Lines, material: Material, variant: str) 
             is_it = (overtaking.method, overtaking.variant) == (method, variant)
             if is_it and overtaking.steps and not overtaking.from_start:
                 panel.plot(
-                    overtaking.steps, 0, marker="v", color=look.colour, markeredgecolor="white", markersize=11, zorder=5
-                )
+                    _length_at(material, method, variant, overtaking.steps), 0,
+                    marker="v", color=look.colour, markeredgecolor="white", markersize=11, zorder=5,
+                )  # fmt: skip
     plain_log_ticks(panel.xaxis, [length for line in lines.values() for length in line], show="{:,.0f}".format)
     panel.set_xlabel("length of the run (steps)")
     panel.set_title(variant)

@@ -75,8 +75,8 @@ class Material:
 
 def longest(arms: Sequence["ArmSummary"]) -> list["ArmSummary"]:
     """The arms of the greatest length."""
-    most = max((arm.steps or 0 for arm in arms), default=0)
-    return [arm for arm in arms if (arm.steps or 0) == most]
+    most = max((arm.nominal_length or 0 for arm in arms), default=0)
+    return [arm for arm in arms if (arm.nominal_length or 0) == most]
 
 
 def finite_mean(arm: "ArmSummary") -> bool:
@@ -142,6 +142,6 @@ def longest_of_each(grids: Sequence) -> list:
     best: dict[tuple[str, str], object] = {}
     for grid in grids:
         known = best.get((grid.variant, grid.rest))
-        if known is None or (grid.steps or 0) > (known.steps or 0):
+        if known is None or (grid.length or 0) > (known.length or 0):
             best[grid.variant, grid.rest] = grid
     return list(best.values())
