@@ -18,8 +18,8 @@ from torch._dynamo.testing import CompileCounter
 from transformers import GPT2Config, Qwen3MoeConfig, SmolLM3Config
 
 from callbacks import SuperpositionCallback
-from tst_lightning import compilation
 from tst_lightning.errors import UserError
+from tst_lightning.modeling import compilation
 from tst_lightning.modeling.compilation import CompiledLayers, batch_shapes, require_compilable
 from tst_lightning.schedule import Schedule, Stage
 
