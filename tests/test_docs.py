@@ -238,6 +238,7 @@ def write_files():
         Path(name).write_text(content)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
 def test_the_tutorial_works(capsys):
     compare = section(TUTORIAL, "Compare")

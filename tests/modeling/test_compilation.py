@@ -107,6 +107,7 @@ def test_graphs_and_results(
         assert weights_hash(module) == weights_hash(expected)
 
 
+@pytest.mark.slow
 def test_more_graphs_than_torch_allows_by_itself(prepared_source: Path, tmp_path: Path, graphs) -> None:
     """Two kinds of layers, three shapes, with and without a mask: 12, where torch gives up after 8."""
     superposition = {"bag_sizes": [4, 2, 1], "step_ratio": 0.6, "tokens_per_step": "constant"}
