@@ -23,20 +23,20 @@ STEPS = 10
 _FOLDER = tempfile.TemporaryDirectory()
 
 
-def documents_of(shards: list[list[int]], cut: bool, group_tokens: int) -> Documents:
+def documents_of(shards: list[list[int]], cut: bool, group_tokens: int, cut_long: bool = False) -> Documents:
     """Documents of the given lengths; with ``cut``, the last one of a shard goes on in the next."""
     kept = [lengths[:-1] if cut else lengths for lengths in shards]
     ends = np.concatenate([np.cumsum(lengths, dtype=np.uint32) for lengths in kept])
     folder = Path(tempfile.mkdtemp(dir=_FOLDER.name))
     ends.astype("<u4").tofile(folder / "document_ends.u32")
-    return Documents(str(folder), tuple(map(sum, shards)), tuple(map(len, kept)), group_tokens)
+    return Documents(str(folder), tuple(map(sum, shards)), tuple(map(len, kept)), group_tokens, cut_long)
 
 
 def packed_corpus(
     shards: list[list[int]], policy: str = "best_fit", isolate: bool = True, group_rows: int = 8, cut: bool = False,
     number: int = 0, **order,
 ) -> PackedRows:  # fmt: skip
-    documents = documents_of(shards, cut, group_rows * ROW)
+    documents = documents_of(shards, cut, group_rows * ROW, cut_long=True)
     groups = GroupOrder(documents.shard_groups, corpus=number, **order)
     return PackedRows(groups, GroupPacking(documents, ROW, policy, isolate), group_rows)
 

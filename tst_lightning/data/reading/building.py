@@ -85,13 +85,14 @@ class RowBuilder:
 
     def _packed(self, number: int, corpus: PreparedCorpus, group_rows: int) -> PackedRows:
         group_rows *= self.packing_rows
-        documents = self._documents(corpus, group_rows * self.row_tokens)
+        # Cut where a group is full, which is where a row is full with bags of any size of the run.
+        documents = self._documents(corpus, group_rows * self.row_tokens, cut_long=True)
         packing = GroupPacking(documents, self.row_tokens, self.packing, self.isolate)
         return PackedRows(self._order(number, documents.shard_groups), packing, group_rows)
 
-    def _documents(self, corpus: PreparedCorpus, group_tokens: int) -> Documents:
-        split = corpus.manifest.train
-        return Documents.of_split(corpus.folder / "train", split, group_tokens, corpus.document_ends_sha256)
+    def _documents(self, corpus: PreparedCorpus, group_tokens: int, cut_long: bool = False) -> Documents:
+        folder, split = corpus.folder / "train", corpus.manifest.train
+        return Documents.of_split(folder, split, group_tokens, corpus.document_ends_sha256, cut_long)
 
     def _order(self, number: int, shard_groups: tuple[int, ...]) -> GroupOrder:
         return GroupOrder(shard_groups, self.streams, self.shuffle_shards, self.seed, number)

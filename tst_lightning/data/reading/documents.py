@@ -17,8 +17,9 @@ from tst_lightning.errors import UserError
 class Documents(FieldsOnly):
     """The documents of a split, shard by shard; a document that a shard's end cuts is one in each of the two.
 
-    A *group* is the documents that begin in the same stretch of ``group_tokens`` tokens of a shard. Opened on
-    first use, by each process for itself.
+    A *group* is the documents that begin in the same stretch of ``group_tokens`` tokens of a shard. If long
+    documents are cut, one of more than ``group_tokens`` tokens is as many documents of that length, and the rest:
+    else a group that holds a book would be a book long. Opened on first use, by each process for itself.
     """
 
     folder: str
@@ -27,9 +28,18 @@ class Documents(FieldsOnly):
     shard_documents: tuple[int, ...]
     """Documents that end in each shard."""
     group_tokens: int
+    cut_long: bool = False
+    """Whether documents longer than a group are cut."""
 
     @classmethod
-    def of_split(cls, folder: str | Path, split: Split, group_tokens: int, sha256: str | None = None) -> "Documents":
+    def of_split(
+        cls,
+        folder: str | Path,
+        split: Split,
+        group_tokens: int,
+        sha256: str | None = None,
+        cut_long: bool = False,
+    ) -> "Documents":
         """Those of a split whose document ends are in ``folder``.
 
         Args:
@@ -37,6 +47,7 @@ class Documents(FieldsOnly):
             split: as in the manifest.
             group_tokens: see above.
             sha256: of the file of document ends; None, not to compare it.
+            cut_long: see above.
 
         Raises:
             UserError: the file is missing, has another length than the manifest says, or was altered.
@@ -57,7 +68,8 @@ class Documents(FieldsOnly):
                     f"'{path}' is not the file that the manifest lists, it was altered: run `tst-lightning verify`, "
                     "or prepare the corpus again"
                 )
-        return cls(str(folder), split.shard_tokens, tuple(shard.documents for shard in split.shards), group_tokens)
+        shard_documents = tuple(shard.documents for shard in split.shards)
+        return cls(str(folder), split.shard_tokens, shard_documents, group_tokens, cut_long)
 
     @property
     def shard_groups(self) -> tuple[int, ...]:
@@ -67,23 +79,36 @@ class Documents(FieldsOnly):
     def group(self, shard: int, group: int) -> tuple[np.ndarray, np.ndarray]:
         """First token in the shard, and number of tokens, of each document of a group: int64, in order."""
         bounds = self._bounds(shard)
-        first, last = (
-            # Of the same type as the bounds: numpy would convert all of them otherwise.
-            bounds.searchsorted(np.uint32(min((group + i) * self.group_tokens, self.shard_tokens[shard])))
-            for i in (0, 1)
-        )
-        part = bounds[first : last + 1].astype(np.int64)
-        return part[:-1], np.diff(part)
+        begin, end = self._group_starts(bounds, self._edges(shard, np.array([group, group + 1])))
+        # Of the same type as the bounds: numpy would convert all of them otherwise.
+        first, last = bounds.searchsorted(begin, side="right"), bounds.searchsorted(end)
+        inside = bounds[first:last].astype(np.int64)
+        edges = np.concatenate([[begin], inside, [end]]).astype(np.int64) if begin < end else np.zeros(1, np.int64)
+        return edges[:-1], np.diff(edges)
 
     @cached_property
     def group_lengths(self) -> np.ndarray:
         """Tokens of every group, in the order of the shards: int64."""
         lengths = [np.empty(0, np.int64)]
         for shard, groups in enumerate(self.shard_groups):
-            edges = np.minimum(np.arange(groups + 1) * self.group_tokens, self.shard_tokens[shard]).astype(np.uint32)
-            bounds = self._bounds(shard)
-            lengths.append(np.diff(bounds[bounds.searchsorted(edges)].astype(np.int64)))
+            starts = self._group_starts(self._bounds(shard), self._edges(shard, np.arange(groups + 1)))
+            lengths.append(np.diff(starts.astype(np.int64)))
         return np.concatenate(lengths)
+
+    def _edges(self, shard: int, groups: np.ndarray) -> np.ndarray:
+        """Where the stretches of ``group_tokens`` tokens begin: uint32."""
+        return np.minimum(groups * self.group_tokens, self.shard_tokens[shard]).astype(np.uint32)
+
+    def _group_starts(self, bounds: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        """The first document that begins at each of ``edges`` or after it, cut ones included: uint32."""
+        following = bounds.searchsorted(edges)
+        starts = bounds[following]
+        if not self.cut_long:
+            return starts
+        # The document around an edge begins anew every group_tokens tokens.
+        around = bounds[np.maximum(following, 1) - 1].astype(np.int64)
+        cuts = around - (around - edges) // self.group_tokens * self.group_tokens
+        return np.minimum(cuts, starts).astype(np.uint32)
 
     def _bounds(self, shard: int) -> np.ndarray:
         """Where the documents of a shard begin, and the shard's end, perhaps twice: uint32, in order."""

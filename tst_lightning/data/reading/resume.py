@@ -6,7 +6,7 @@ from tst_lightning.data.reading.decomposed import DecomposedPlan
 from tst_lightning.data.reading.plan import Plan
 from tst_lightning.errors import UserError
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 History = tuple[tuple[int, int], ...]
 """``(first optimizer step, rows of all devices in a micro-batch)`` of each part of a run."""
