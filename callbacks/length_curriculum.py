@@ -20,8 +20,9 @@ The module has to take batches of any shape, and to count its FLOPs by ``datamod
 
 from typing import Any, get_args
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.resuming import SameRunCallback
 from tst_lightning.data.reading.curriculum import Curriculum, length_schedule
 from tst_lightning.data.reading.decomposition import CURRICULUM, LongDocuments
 from tst_lightning.data.reading.order import MIXTURE, generator
@@ -31,7 +32,7 @@ from tst_lightning.schedule import Schedule
 STATE_VERSION = 1
 
 
-class LengthCurriculum(Callback):
+class LengthCurriculum(SameRunCallback):
     """Trains on rows of ``min_length`` to ``data.sequence_length`` positions; remove it and you have the baseline.
 
     Validation keeps its windows of ``sequence_length``. Each length has steps in proportion to its text, so the run
@@ -55,6 +56,9 @@ class LengthCurriculum(Callback):
             or several streams beside it, or too little text (in ``setup``, before any work).
     """
 
+    trained_with = "a length curriculum of"
+    remedy = "resume with the same settings (the curriculum is laid out over all of max_steps), or start a new run"
+
     def __init__(
         self,
         min_length: int = 256,
@@ -62,6 +66,7 @@ class LengthCurriculum(Callback):
         cycles: int = 8,
         long_documents: LongDocuments = "random",
     ) -> None:
+        super().__init__()
         if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
             raise UserError(f"cycles={cycles!r}: give an integer of at least 1 (the authors' runs have 8)")
         for name, value, kind in (
@@ -76,7 +81,6 @@ class LengthCurriculum(Callback):
         self.long_documents = long_documents
         self.schedule = Schedule()
         self._max_steps = 0
-        self._saved_state: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -106,28 +110,6 @@ class LengthCurriculum(Callback):
         if callable(getattr(data, "check", None)):
             data.check(trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a checkpoint of another curriculum."""
-        self._require_same_run()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same refusal where a strategy restores a checkpoint after ``on_fit_start``, as sharded ones do."""
-        self._require_same_run()
-
-    def _require_same_run(self) -> None:
-        for name, current in self.state_dict().items():
-            saved = self._saved_state.get(name, current)
-            if saved != current:
-                raise UserError(
-                    f"the checkpoint was trained with a length curriculum of {name} {saved}, this run has {current}: "
-                    "resume with the same settings (the curriculum is laid out over all of max_steps), or start a new "
-                    "run"
-                )
-
     def state_dict(self) -> dict[str, Any]:
         names = ("min_length", "curriculum", "cycles", "long_documents")
         return {"version": STATE_VERSION, "max_steps": self._max_steps} | {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what the checkpoint was trained with, for ``on_fit_start``."""
-        self._saved_state = state_dict

@@ -9,14 +9,15 @@ Sathe, Sarawagi, arXiv 2407.02819; the rules are in ``tst_lightning.data.ngram``
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from callbacks.resuming import SameRunCallback
 from tst_lightning.data.ngram.mixing import Alpha
 from tst_lightning.data.ngram.table import NgramTable
 from tst_lightning.errors import UserError
 
 
-class NgramTargets(Callback):
+class NgramTargets(SameRunCallback):
     """Trains on ``(1 - alpha) * CE(next token) + alpha * CE(n-gram distribution)``.
 
     The distribution is the corpus' own, of the last ``n - 1`` tokens, so it has less variance than the one token
@@ -37,6 +38,9 @@ class NgramTargets(Callback):
             tokenizer; a datamodule that takes none; several corpora; superposition (before any work).
     """
 
+    trained_with = "n-gram targets"
+    remedy = "resume with the same table and settings, or start a new run"
+
     def __init__(
         self,
         table: str,
@@ -46,6 +50,7 @@ class NgramTargets(Callback):
         anneal_end: float = 1.0,
         verify: bool = True,
     ) -> None:
+        super().__init__()
         shares = {"alpha": alpha, "alpha_end": alpha_end, "anneal_start": anneal_start, "anneal_end": anneal_end}
         for name, value in shares.items():
             if not 0 <= value <= 1:  # nor is it, if it is no number
@@ -57,7 +62,6 @@ class NgramTargets(Callback):
         self._options = {name: float(value) for name, value in shares.items()}
         self._table_hash: str | None = None
         self._max_steps = 0
-        self._saved_state: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -94,31 +98,10 @@ class NgramTargets(Callback):
                 f"NgramTargets does not go with superposition (bags of {superposed[0].target_bag_size} tokens from "
                 f"step {superposed[0].first_step}): the table knows the next token only; leave one of the callbacks out"
             )
-        self._require_same_run()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse such a checkpoint where a strategy restores it after ``on_fit_start``, as sharded ones do."""
-        self._require_same_run()
-
-    def _require_same_run(self) -> None:
-        for name, current in self.state_dict().items():
-            saved = self._saved_state.get(name, current)
-            if saved != current:
-                raise UserError(
-                    f"the checkpoint was trained with n-gram targets {name} {_short(saved)}, this run has "
-                    f"{_short(current)}: resume with the same table and settings, or start a new run"
-                )
+        super().on_fit_start(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         # The line from alpha to alpha_end is laid out over the run; one that is flat has no length.
         changes = self._options["alpha"] != self._options["alpha_end"]
         length = {"max_steps": self._max_steps if changes else None}
         return {"version": 1, "table": self._table_hash, **length, **self._options}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what the checkpoint was trained with, for ``on_fit_start``."""
-        self._saved_state = state_dict
-
-
-def _short(value: Any) -> Any:
-    return value[:12] if isinstance(value, str) else value

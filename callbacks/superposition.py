@@ -23,10 +23,11 @@ Peng, Gigant, Quesnelle, arXiv 2605.06546, section 3; patch-level training: Shao
 from collections.abc import Callable
 from typing import Any, get_args
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from callbacks.resuming import SameRunCallback
 from callbacks.superposed_loss import LossKind, require_weights_in_use, superposed_loss, weights_by_bag_size
 from callbacks.switch import OnSwitch, Reinitialize, reinitialize_embedding_and_head, reset_optimizer
 from tst_lightning.bags import WeightKind, superpose_embedding
@@ -38,7 +39,7 @@ from tst_lightning.stages import FractionOf, SuperpositionStages, TokensPerStep
 STATE_VERSION = 3
 
 
-class SuperpositionCallback(Callback):
+class SuperpositionCallback(SameRunCallback):
     """Superposition for the first steps of a fit, ordinary next-token training (recovery) for the rest.
 
     Model, optimizer state and learning rate run straight through the switch, unless told otherwise. Expect the
@@ -81,6 +82,9 @@ class SuperpositionCallback(Callback):
             the callback needs (in ``setup``, before any work).
     """
 
+    trained_with = "superposition"
+    remedy = "resume with the same settings, or start a new run"
+
     def __init__(
         self,
         bag_size: int | None = None,
@@ -99,6 +103,7 @@ class SuperpositionCallback(Callback):
         on_switch: OnSwitch = "carry",
         reinitialize: Reinitialize = "none",
     ) -> None:
+        super().__init__()
         self.stages = SuperpositionStages(
             bag_size, step_ratio, recovery_step, bag_sizes and tuple(bag_sizes), step_shares and tuple(step_shares),
             fraction_of, tokens_per_step, superpose_inputs,
@@ -123,7 +128,6 @@ class SuperpositionCallback(Callback):
         self.schedule = Schedule()
         self._stage: Stage | None = None
         self._hook = None
-        self._saved_state: dict[str, Any] = {}
 
     # Before work ----------------------------------------------------------------------------------------
 
@@ -181,13 +185,9 @@ class SuperpositionCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a checkpoint of another schedule; teach the embedding to take bags."""
-        self._require_same_run()
+        super().on_fit_start(trainer, pl_module)
         self._next_token_loss = pl_module.loss
         self._hook = superpose_embedding(pl_module.get_input_embeddings())
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same refusal where a strategy restores a checkpoint after ``on_fit_start``, as sharded ones do."""
-        self._require_same_run()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Enter the stage of this optimizer step, if it is another than the last batch's."""
@@ -245,24 +245,6 @@ class SuperpositionCallback(Callback):
             "on_switch": self.on_switch,
             "reinitialize": self.reinitialize,
         }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what the checkpoint was trained with, for ``on_fit_start``: a validation may go on with any."""
-        self._saved_state = state_dict
-
-    def _require_same_run(self) -> None:
-        if self._saved_state.get("version", STATE_VERSION) != STATE_VERSION:
-            raise UserError(
-                f"the checkpoint holds superposition state of version {self._saved_state['version']}, and this is "
-                f"{STATE_VERSION}: it was written by another release, which has to finish it"
-            )
-        for name, current in self.state_dict().items():
-            saved = self._saved_state.get(name, current)
-            if saved != current:
-                raise UserError(
-                    f"the checkpoint was trained with superposition {name} {saved}, this run has {current}: "
-                    "resume with the same settings, or start a new run"
-                )
 
 
 def _set_loss(pl_module: LightningModule, loss: Callable) -> None:

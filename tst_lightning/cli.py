@@ -37,6 +37,9 @@ COMMANDS = {
     "report": ("tst_lightning.comparison.command", "tables, figures and a page from finished runs"),
 }
 
+BARE_PARAMETER = ("inspect", "mutual_information", "ngram", "report", "verify")
+"""Functions whose required parameter is given without a flag."""
+
 HELP = """\
 usage: tst-lightning COMMAND [--help] [--config FILE ...] [--KEY VALUE ...]
 
@@ -111,7 +114,7 @@ def _run_function(function: Callable[..., int | None], arguments: list[str]) -> 
     from jsonargparse import auto_cli
 
     options = {
-        "as_positional": function.__name__ in ("inspect", "mutual_information", "ngram", "report", "verify"),
+        "as_positional": function.__name__ in BARE_PARAMETER,
         "prog": f"tst-lightning {function.__name__.replace('_', '-')}",
     }
     with as_user_error():

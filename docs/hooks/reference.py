@@ -23,8 +23,6 @@ import docstring_parser
 from tst_lightning import cli
 
 MARKER = re.compile(r"^<!-- reference: (?P<name>[\w.*]+) -->$", re.M)
-BARE = ("inspect", "mutual_information", "ngram", "report", "verify")
-"""Functions whose required parameter is given without a flag, as in ``tst_lightning/cli.py``."""
 _CODE = re.compile(r"(``.+?``|`[^`]+?`)", re.S)
 
 log = logging.getLogger("mkdocs.hooks.reference")
@@ -60,7 +58,7 @@ def entry(subject: Any) -> str:
         if not texts.get(parameter):
             log.warning(f"{name}: the parameter '{parameter}' has no documentation")
         facts = [f"`{parameter}`{{ #{name}-{parameter} }}", f"`{kind}`", default]
-        if name in BARE and inspect.isfunction(subject) and default == "required":
+        if name in cli.BARE_PARAMETER and inspect.isfunction(subject) and default == "required":
             facts.append("*bare*: without a flag")
         parts.append(f"{' · '.join(facts)}\n:   {indented(escaped(texts.get(parameter, '')))}")
     for raised in documented.raises:
