@@ -1,17 +1,12 @@
 """CausalLMModule: what it builds, what it trains on, what it logs and saves."""
 
 import copy
-import math
 
 import pytest
 import torch
 import transformers
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from runs import ROWS, SEQUENCE_LENGTH, tiny_data, tiny_llama, tiny_module, tiny_trainer, weights_hash
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 
@@ -20,7 +15,6 @@ from tst_lightning.accounting import flops_per_position, matrix_parameters
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.modeling.checkpoint import load_model
-from tst_lightning.module import CausalLMModule
 
 
 def test_the_initial_weights_depend_on_init_seed_alone():
@@ -135,129 +129,6 @@ def test_the_learning_rate_steps_with_the_optimizer_not_with_micro_batches(prepa
     module = Module(config=tiny_llama(), learning_rate_schedule=schedule)
     tiny_trainer(tmp_path, max_steps=6, accumulate_grad_batches=2).fit(module, datamodule=tiny_data(prepared_dir))
     assert rates == pytest.approx([1e-3 * schedule.factor(step, 6) for step in range(6)])
-
-
-@pytest.fixture
-def logged(prepared_dir, tmp_path):
-    """Scalars of a run with both phases under accumulation: {tag: {step: value}}, and its module."""
-    module = tiny_module()
-    trainer = tiny_trainer(
-        tmp_path,
-        max_steps=6,
-        callbacks=[SuperpositionCallback(bag_size=4, recovery_step=2)],
-        accumulate_grad_batches=2,
-        val_check_interval=4,
-        log_every_n_steps=1,
-        logger=TensorBoardLogger(tmp_path, name="", version=""),
-    )
-    trainer.fit(module, datamodule=tiny_data(prepared_dir))
-    events = EventAccumulator(str(tmp_path)).Reload()
-    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}, module
-
-
-def test_logs_count_what_was_read_and_paid_for(logged):
-    scalars, module = logged
-    positions = ROWS * 2 * SEQUENCE_LENGTH
-    per_position = flops_per_position(module.model, SEQUENCE_LENGTH)
-    for step in range(1, 7):
-        tokens = positions * sum(4 if s < 2 else 1 for s in range(step))
-        assert scalars["progress/data_tokens"][step] == tokens
-        assert scalars["progress/positions"][step] == positions * step
-        assert scalars["progress/flops"][step] == pytest.approx(positions * step * per_position, rel=1e-6)
-        assert scalars["progress/bag_size"][step] == (4 if step <= 2 else 1)
-        assert scalars["progress/superposed"][step] == (1 if step <= 2 else 0)
-    assert sorted(scalars["train/learning_rate"]) == [1, 2, 3, 4, 5, 6]
-
-
-def test_validation_is_next_token_in_both_phases(logged):
-    scalars, _ = logged
-    assert sorted(scalars["val/loss"]) == [2, 4, 6]
-    for step, loss in scalars["val/loss"].items():
-        assert scalars["val/perplexity"][step] == pytest.approx(math.exp(loss), rel=1e-5)
-        # The pseudo text has one byte per token.
-        assert scalars["val/bits_per_byte"][step] == pytest.approx(loss / math.log(2), rel=1e-5)
-
-
-def test_val_loss_is_the_mean_over_the_windows(prepared_dir, tmp_path):
-    module, data = tiny_module(), tiny_data(prepared_dir, validation_windows=7)
-    trainer = tiny_trainer(tmp_path, max_steps=1)
-    trainer.validate(module, datamodule=data, verbose=False)
-    losses = []
-    for batch in data.val_dataloader():
-        tokens = batch["tokens"].squeeze(-1).long()
-        logits = module.model(tokens[:, :-1]).logits.double()
-        losses += F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").flatten().tolist()
-    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
-    assert len(losses) == 7 * SEQUENCE_LENGTH
-
-
-class NoQuestions(TorchDispatchMode):
-    """Refuses what would make the host wait for a device: reading a tensor's value."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            raise AssertionError(f"{function} within a training step")
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def _nothing_is_packed(monkeypatch):
-    """Transformers looks for packed rows in each forward pass that is not compiled, and reads one value for it."""
-    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
-
-
-class Watch(Callback):
-    """Watches each micro-batch from its start to the optimizer, whose own step counter is on the host."""
-
-    def __init__(self):
-        self.watched = 0
-
-    def on_train_batch_start(self, *arguments):
-        self.mode = NoQuestions()
-        self.mode.__enter__()
-
-    def on_before_optimizer_step(self, *arguments):
-        self.mode.__exit__(None, None, None)
-        self.watched += 1
-
-
-@pytest.mark.usefixtures("_nothing_is_packed")
-def test_a_training_step_does_not_wait_for_the_device(prepared_dir, tmp_path):
-    watch = Watch()
-    trainer = tiny_trainer(tmp_path, 4, [SuperpositionCallback(bag_size=2, recovery_step=2), watch])
-    trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir))
-    assert watch.watched == 4
-
-
-@pytest.mark.usefixtures("_nothing_is_packed")
-@pytest.mark.parametrize("question", [float, lambda loss: loss.item(), lambda loss: bool(loss > 0)])
-def test_the_watch_sees_a_step_that_waits(prepared_dir, tmp_path, question):
-    class Asking(CausalLMModule):
-        def training_step(self, batch, batch_idx):
-            loss = super().training_step(batch, batch_idx)
-            question(loss)
-            return loss
-
-    watch = Watch()
-    with pytest.raises(AssertionError, match="within a training step"):
-        tiny_trainer(tmp_path, 1, [watch]).fit(Asking(config=tiny_llama()), datamodule=tiny_data(prepared_dir))
-    watch.mode.__exit__(None, None, None)
-
-
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_nothing_is_packed")
-def test_a_training_step_does_not_synchronise_a_gpu(prepared_dir, tmp_path):
-    class Strict(Callback):
-        def on_train_batch_start(self, trainer, *arguments):
-            # The first steps compile and allocate.
-            torch.cuda.set_sync_debug_mode("error" if trainer.global_step > 1 else "default")
-
-        def on_before_optimizer_step(self, *arguments):
-            torch.cuda.set_sync_debug_mode("default")
-
-    trainer = tiny_trainer(tmp_path, 6, [SuperpositionCallback(bag_size=2, recovery_step=3), Strict()],
-                           accelerator="gpu", precision="bf16-mixed")  # fmt: skip
-    trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir))
 
 
 def test_the_trained_model_exports_as_an_ordinary_checkpoint(prepared_dir, tmp_path):
