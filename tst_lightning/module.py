@@ -18,17 +18,19 @@ from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
 from tst_lightning.accounting import Counts, flops_per_position
-from tst_lightning.auxiliary.losses import AuxiliaryLosses
 from tst_lightning.auxiliary.multi_token import MultiToken
 from tst_lightning.auxiliary.router import router_balance
 from tst_lightning.bags import shift
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
-from tst_lightning.modeling.building import new_model, pretrained_config, pretrained_model, rescales_logits
+from tst_lightning.modeling.building import new_model, new_vocabulary, pretrained_config, rescales_logits
 from tst_lightning.modeling.compilation import Compilation, CompiledLayers, compiled_layers, require_compilable
+from tst_lightning.modeling.configuring import configure
 from tst_lightning.modeling.isolation import require_isolation
-from tst_lightning.modeling.sharding import is_sharded, require_supported, shard
+from tst_lightning.modeling.sharding import is_sharded
+from tst_lightning.modeling.strategies import number_by_module, require_supported
+from tst_lightning.modeling.tensor_parallel import whole_weight
 from tst_lightning.optimizers import identity, papers_adamw, parameter_groups, require_same_optimizers, saved_identities
 from tst_lightning.schedule import Schedule
 
@@ -106,7 +108,7 @@ class CausalLMModule(L.LightningModule):
                 "set trainer.max_steps to the number of optimizer steps"
             )
         self._saved_optimizers = []
-        require_supported(self.trainer.strategy)
+        require_supported(self.trainer.strategy, self.config)
         require_compilable(self.compilation, self.trainer.strategy)
         data = self.trainer.datamodule
         self._isolates_documents = stage == "fit" and getattr(data, "isolate_documents", False)
@@ -117,8 +119,7 @@ class CausalLMModule(L.LightningModule):
                 f"the data's vocabulary has {vocab_size} tokens, the model's {config.vocab_size}: "
                 f"set the model's vocab_size to {vocab_size} or more"
             )
-        positions = getattr(config, "max_position_embeddings", None)
-        length = getattr(data, "sequence_length", None)
+        positions, length = getattr(config, "max_position_embeddings", None), getattr(data, "sequence_length", None)
         if positions is not None and length is not None and length > positions:
             raise UserError(
                 f"sequence_length={length} is longer than the model's {positions} positions: "
@@ -132,20 +133,17 @@ class CausalLMModule(L.LightningModule):
             UserError: documents are to be isolated, and the model would mix them; multi-token prediction with a
                 model that does more to its logits than multiply by the head.
         """
-        if self.model is None:
-            seed, start = self.init_seed, self.pretrained
-            self.model = self.new_model(seed) if start is None else pretrained_model(start, seed)
-            self.auxiliary_losses = AuxiliaryLosses(self.model, self.multi_token, self.init_seed)
-            self.model.train()
+        configure(self)
         if self._isolates_documents:
-            # Now, because the weights are sharded next.
-            require_isolation(self.model, self.trainer.strategy.root_device.type)
-        if self.device_mesh is not None and not is_sharded(self):
-            shard(self, self.model, self.device_mesh)
+            device = self.trainer.strategy.root_device.type
+            require_isolation(self.model, device, self if is_sharded(self) else None)
 
     def new_model(self, seed: int) -> nn.Module:
-        """Another model of this configuration with random weights from ``seed``; no other random numbers are drawn."""
-        return new_model(self.config, seed)
+        """Another model of this configuration with random weights from ``seed``; no other random numbers are drawn.
+
+        If this one is sharded, only embedding and head have values: they are what may begin anew during a run.
+        """
+        return (new_vocabulary if is_sharded(self) else new_model)(self.config, seed)
 
     def on_fit_start(self) -> None:
         """Refuse a checkpoint of another optimizer, and models whose FLOPs cannot be counted; compile what is asked."""
@@ -186,13 +184,14 @@ class CausalLMModule(L.LightningModule):
         if position_ids is not None:
             read["position_ids"] = position_ids
         head = self.get_output_embeddings()
+        head_weight = whole_weight(head.weight)
         if head.bias is None and not rescales_logits(self.config):
             output = self.model.base_model(**read)
-            main = loss(output.last_hidden_state, head.weight, targets, target_weights)
+            main = loss(output.last_hidden_state, head_weight, targets, target_weights)
         else:
             output = self.model(**read)
             main = loss.from_logits(output.logits, targets, target_weights)
-        return main, self.auxiliary_losses(output, head.weight, loss, targets, target_weights, position_ids)
+        return main, self.auxiliary_losses(output, head_weight, loss, targets, target_weights, position_ids)
 
     # Training -------------------------------------------------------------------------------------------
 
@@ -291,6 +290,7 @@ class CausalLMModule(L.LightningModule):
         checkpoint["hugging_face_config"] = self.config.to_dict()
         checkpoint["data_dir"] = str(getattr(self.trainer.datamodule, "data_dir", ""))
         checkpoint["optimizers"] = [identity(optimizer) for optimizer in self.trainer.optimizers]
+        number_by_module(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which optimizer a fit goes on with, for ``on_fit_start``; a validation takes any checkpoint."""

@@ -142,7 +142,7 @@ def test_without_a_tokenizer(tmp_path: Path, prepared_dir: Path, capsys, changes
     ({"ckpt_path": "{tmp}/absent.ckpt"}, "no checkpoint at"),
     ({"ckpt_path": "{tmp}/cut.ckpt"}, "not a readable checkpoint"),
     ({"ckpt_path": "{tmp}/other.ckpt"}, "has no 'hugging_face_config'"),
-    ({"ckpt_path": "{tmp}/sharded.ckpt"}, "consolidate_checkpoint '{tmp}/sharded.ckpt' --output_file whole.ckpt"),
+    ({"ckpt_path": "{tmp}/sharded.ckpt"}, "sharded.ckpt' is not a whole sharded checkpoint (meta.pt is missing"),
     ({"ckpt_path": "{tmp}/full"}, "full' is a folder"),
     ({"tokenizer": "{tmp}/full"}, "no tokenizer at '{tmp}/full'"),
     ({"tokenizer": "{tmp}/large"}, "has 258 ids, the model 257"),

@@ -44,9 +44,9 @@ class MultiToken:
     weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.heads < 0:
+        if self.heads is None or self.heads < 0:
             raise UserError(f"multi_token.heads={self.heads}: give 0 (no multi-token prediction), 1, 2, ...")
-        if not 0 <= self.weight < math.inf:
+        if self.weight is None or not 0 <= self.weight < math.inf:
             raise UserError(f"multi_token.weight={self.weight}: give a number of at least 0, such as 0.1")
 
     @property
@@ -93,11 +93,11 @@ class MultiTokenHeads(nn.Module):
             )
         vocabulary, width = output.weight.shape
         initializer_range = getattr(model.config.get_text_config(), "initializer_range", 0.02)
+        # A model that is sharded before it has weights is on the meta device; the heads have theirs at once.
+        device = torch.get_default_device() if output.weight.is_meta else output.weight.device
         with isolate_rng():
             torch.manual_seed(seed + SEED_OFFSET)
-            self.heads = nn.ModuleList(
-                Head(width, initializer_range, output.weight.device) for _ in range(options.heads)
-            )
+            self.heads = nn.ModuleList(Head(width, initializer_range, device) for _ in range(options.heads))
         self.weight = options.weight
         self.matrix_parameters = options.heads * (2 * width * width + vocabulary * width)
         """Weights of matrix products for each position, the shared output matrix once for each head."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from tst_lightning.errors import UserError
 from tst_lightning.hub import cache_only_without_hub
+from tst_lightning.modeling.initial_weights import NotByLayerError, draw_weights, outline
 
 
 def new_model(config: PretrainedConfig, seed: int) -> nn.Module:
@@ -18,6 +19,24 @@ def new_model(config: PretrainedConfig, seed: int) -> nn.Module:
     with isolate_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def new_vocabulary(config: PretrainedConfig, seed: int) -> nn.Module:
+    """``new_model(config, seed)`` of which only embedding and head are in memory; the rest is on the meta device."""
+    model = outline(config)
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+
+    def take(name: str, value: Tensor) -> None:
+        owner, _, leaf = name.rpartition(".")
+        if (part := model.get_submodule(owner)) in tables and leaf in part._parameters:
+            part._parameters[leaf] = nn.Parameter(value)
+
+    try:
+        draw_weights(config, seed, take)
+    except NotByLayerError:
+        return new_model(config, seed)
+    model.tie_weights()
+    return model
 
 
 def pretrained_config(name: str) -> PretrainedConfig:
@@ -40,7 +59,8 @@ def _from_hub(kind: type, name: str, **options: Any) -> Any:
     """
     with cache_only_without_hub() if not Path(name).is_dir() else nullcontext() as no_hub:
         try:
-            return kind.from_pretrained(name, **options)
+            # Else transformers asks on a terminal whether to run the code that a model brings.
+            return kind.from_pretrained(name, trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             why = f"no such folder, and {no_hub}" if no_hub else str(error).strip().splitlines()[0]
             raise UserError(f"cannot start from '{name}': {why}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, read_run, read_weights, require_whole
 
 CONFIG_KEY = "hugging_face_config"
 """Where a checkpoint keeps the model's Hugging Face configuration, as a dict with ``model_type``."""
@@ -13,16 +14,20 @@ _PARAMETER_PREFIX = "model."
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A training checkpoint's content; tensors stay on disk until they are used.
+    """A training checkpoint's content; tensors stay on disk until they are used, those of a sharded one are left out.
 
     Raises:
-        UserError: there is no such file, it is not a checkpoint, or not one of a causal language model.
+        UserError: there is no such file or sharded folder, it is not a checkpoint, or not one of a causal language
+            model.
     """
     import torch
 
     path = Path(path)
+    if is_sharded_checkpoint(path):
+        require_whole(path)
+        return _of_a_model(read_run(path), {CONFIG_KEY}, path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at '{path}': give the .ckpt file of a run, from its checkpoints/")
+        raise UserError(f"no checkpoint at '{path}': give the .ckpt of a run, from its checkpoints/")
     try:
         # Tensors and plain values only: a checkpoint from elsewhere must not run code.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -31,10 +36,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"'{path}' is not a readable checkpoint ({reason}): give a .ckpt file that `tst-lightning fit` wrote"
         ) from error
-    if not isinstance(checkpoint, dict) or not {CONFIG_KEY, "state_dict"} <= checkpoint.keys():
+    return _of_a_model(checkpoint, {CONFIG_KEY, "state_dict"}, path)
+
+
+def _of_a_model(checkpoint: Any, keys: set[str], path: Path) -> dict[str, Any]:
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in keys):
         raise UserError(
             f"'{path}' has no '{CONFIG_KEY}', so it is not a checkpoint of `tst-lightning fit`: give a .ckpt "
-            "file that it wrote"
+            "that it wrote"
         )
     return checkpoint
 
@@ -43,7 +52,7 @@ def load_model(path: str | Path) -> tuple[Any, int | None]:
     """The causal language model at ``path``, in the precision it was saved in, in evaluation mode.
 
     Args:
-        path: a ``.ckpt`` file of a fit run, or a Hugging Face model folder.
+        path: a ``.ckpt`` of a fit run, a file or a sharded folder, or a Hugging Face model folder.
 
     Returns:
         The model, and the optimizer step of the checkpoint (None for a folder).
@@ -51,27 +60,36 @@ def load_model(path: str | Path) -> tuple[Any, int | None]:
     Raises:
         UserError: neither is there, or it cannot be loaded.
     """
-    if Path(path).is_dir():
+    if Path(path).is_dir() and not is_sharded_checkpoint(path):
         return _load_folder(Path(path)), None
     checkpoint = read_checkpoint(path)
     return build_model(checkpoint, path).eval(), checkpoint.get("global_step")
 
 
 def build_model(checkpoint: dict[str, Any], path: str | Path) -> Any:
-    """The model of a checkpoint that ``read_checkpoint`` returned; ``path`` is for messages."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """The model of a checkpoint that ``read_checkpoint`` returned; its weights are held once.
 
+    Args:
+        checkpoint: without the weights, if it is sharded.
+        path: where it lies.
+    """
+    from transformers import AutoConfig
+
+    from tst_lightning.modeling.initial_weights import outline
+
+    sharded = "state_dict" not in checkpoint
     parameters = {
         # torch.compile puts a level of its own into the names.
         name.removeprefix(_PARAMETER_PREFIX).replace("_orig_mod.", ""): tensor
-        for name, tensor in checkpoint["state_dict"].items()
+        for name, tensor in (read_weights(path, _PARAMETER_PREFIX) if sharded else checkpoint["state_dict"]).items()
         if name.startswith(_PARAMETER_PREFIX)
     }
     try:
         config = AutoConfig.for_model(**checkpoint[CONFIG_KEY])
         dtype = next((tensor.dtype for tensor in parameters.values()), None)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model.load_state_dict(parameters, strict=True)
+        model = outline(config, dtype)
+        model.load_state_dict(parameters, strict=True, assign=True)
+        model.tie_weights()
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -89,7 +107,7 @@ def _load_folder(path: Path) -> Any:
             f"'{path}' is not a Hugging Face model folder (it has no config.json): give one, or a .ckpt file"
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval()
+        return AutoModelForCausalLM.from_pretrained(path, local_files_only=True, trust_remote_code=False).eval()
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"'{path}' does not load as a causal language model ({reason})") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -25,7 +26,8 @@ def export(
     prediction) is left out.
 
     Args:
-        ckpt_path: A .ckpt file of a fit run, such as runs/default/checkpoints/last.ckpt.
+        ckpt_path: A .ckpt of a fit run, such as runs/default/checkpoints/last.ckpt: a file, or the folder of a sharded
+            run, whose shards are put together.
         output_dir: Where to write; a folder that does not exist yet or is empty.
         tokenizer: Folder of the tokenizer, or of the prepared corpus that holds it. Default: that of the corpus the
             checkpoint was trained on; if it is gone, the folder has no tokenizer.
@@ -34,7 +36,7 @@ def export(
     if dtype not in get_args(Dtype):
         raise UserError(f"dtype is '{dtype}': choose {', '.join(get_args(Dtype))}")
     _require_free(Path(output_dir))
-    _require_one_file(Path(ckpt_path))
+    _require_checkpoint(Path(ckpt_path))
     import torch
 
     from tst_lightning.modeling.checkpoint import build_model, read_checkpoint
@@ -62,16 +64,12 @@ def _require_free(folder: Path) -> None:
         raise UserError(f"output_dir '{folder}' is not empty: give a new folder, or empty it first")
 
 
-def _require_one_file(path: Path) -> None:
-    """Refuse what ``ModelParallelStrategy`` writes unless told otherwise: a folder of every process' share."""
-    if path.is_dir() and (path / ".metadata").is_file():
+def _require_checkpoint(path: Path) -> None:
+    if path.is_dir() and not is_sharded_checkpoint(path):
         raise UserError(
-            f"'{path}' is a sharded checkpoint, a folder with every process' share of the weights: export the one file "
-            f"that `python -m lightning.fabric.utilities.consolidate_checkpoint '{path}' --output_file whole.ckpt` "
-            "makes of it"
+            f"'{path}' is a folder, and not a sharded checkpoint: give the .ckpt of a run; a Hugging Face folder needs "
+            "no export"
         )
-    if path.is_dir():
-        raise UserError(f"'{path}' is a folder: give the .ckpt file of a run; a Hugging Face folder needs no export")
 
 
 # Tokenizer --------------------------------------------------------------------------------------------------

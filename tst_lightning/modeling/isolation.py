@@ -10,9 +10,10 @@ import inspect
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.sharding import reshard
 
 SAFE_ATTENTION = ("eager", "sdpa", "flex_attention")
 """Implementations that mask by position in batches of any size."""
@@ -22,12 +23,14 @@ _RELATIVE_TOLERANCE = 1e-5
 """What rounding may move. Of 53 architectures (of width 32) those that leak moved by 1.9e-3 or more, others by 0."""
 
 
-def require_isolation(model: nn.Module, trained_on: str | None = None) -> None:
+def require_isolation(model: nn.Module, trained_on: str | None = None, module: nn.Module | None = None) -> None:
     """Try out whether a Hugging Face causal LM keeps the documents of a row apart: one small forward pass.
 
     Args:
         model: where it happens to be.
         trained_on: type of the device that it will be trained on, if it will.
+        module: a CausalLMModule that the model is in and whose ``forward`` gathers its weights, if they are sharded.
+            Every process has to take part then.
 
     Raises:
         UserError: it does not, or it cannot be trained so.
@@ -46,7 +49,7 @@ def require_isolation(model: nn.Module, trained_on: str | None = None) -> None:
             "attn_implementation 'flex_attention' cannot be trained on a CPU, where torch has no backward pass for it: "
             "use sdpa"
         )
-    if _leaks(model):
+    if _leaks(model, module):
         raise UserError(
             f"isolate_documents=true, but in {name} a document sees those before it in its row (what it computes "
             f"changes with them): {remedy}"
@@ -54,21 +57,35 @@ def require_isolation(model: nn.Module, trained_on: str | None = None) -> None:
 
 
 @torch.no_grad()
-def _leaks(model: nn.Module) -> bool:
+def _leaks(model: nn.Module, module: nn.Module | None) -> bool:
     """Read two rows that differ in their first document, and compare the second."""
     documents = (torch.arange(_EDITED_TOKENS), torch.arange(_KEPT_TOKENS))
     positions = torch.cat(documents).expand(2, -1).to(model.device)
     ids = positions.clone()
     ids[1, :_EDITED_TOKENS] += _EDITED_TOKENS
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(part, part.training) for part in (module or model).modules()]
     try:
-        model.eval()  # dropout would tell the two rows apart by itself
+        (module or model).eval()  # dropout would tell the two rows apart by itself
         with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
             # Compiling flex attention for one look takes a minute; without, it warns that it is slow.
             warnings.simplefilter("ignore")
-            hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+            if module is None:
+                read = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+            else:
+                read, _ = module(ids.unsqueeze(-1), ids.unsqueeze(-1), _Outputs(), positions)
+                reshard(module)
     finally:
-        for module, training in modes:
-            module.training = training
-    first, second = hidden[:, _EDITED_TOKENS:].float()
+        for part, training in modes:
+            part.training = training
+    first, second = read[:, _EDITED_TOKENS:].float()
     return not (first - second).abs().max() <= _RELATIVE_TOLERANCE * first.abs().max()
+
+
+class _Outputs:
+    """In place of a loss: what it would be of."""
+
+    def __call__(self, hidden: Tensor, *_: Tensor | None) -> Tensor:
+        return hidden
+
+    def from_logits(self, logits: Tensor, *_: Tensor | None) -> Tensor:
+        return logits

@@ -6,26 +6,17 @@ weights are gathered while it computes. Embedding, last norm and head belong to 
 layer's ``forward`` around them.
 """
 
+from itertools import chain
 from typing import Any
 
-from torch import nn
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from transformers import PretrainedConfig
 
-from tst_lightning.errors import UserError
-
-
-def require_supported(strategy: Any) -> None:
-    """Refuse strategies that would train another thing.
-
-    Raises:
-        UserError: ``FSDPStrategy``, or ``ModelParallelStrategy`` with tensor parallelism.
-    """
-    remedy = "use ModelParallelStrategy with tensor_parallel_size=1, as configs/trainer/fsdp.yaml does"
-    if type(strategy).__name__ == "FSDPStrategy":
-        # It makes every weight a vector, and vectors get no weight decay.
-        raise UserError(f"strategy FSDPStrategy is not supported, it hides which weights are matrices: {remedy}")
-    mesh = getattr(strategy, "device_mesh", None)
-    if mesh is not None and mesh["tensor_parallel"].size() > 1:
-        raise UserError(f"tensor_parallel_size={mesh['tensor_parallel'].size()} is not supported: {remedy}")
+from tst_lightning.modeling.building import new_model
+from tst_lightning.modeling.initial_weights import NotByLayerError, draw_weights
+from tst_lightning.modeling.tensor_parallel import split
 
 
 def shard(module: nn.Module, model: nn.Module, mesh: Any) -> None:
@@ -33,17 +24,57 @@ def shard(module: nn.Module, model: nn.Module, mesh: Any) -> None:
 
     Args:
         module: its ``forward`` is the whole step.
-        model: the Hugging Face model in it, with its initial weights, the same in every process.
+        model: the Hugging Face model in it, with weights that are the same in every process, or on the meta device.
         mesh: of ``ModelParallelStrategy``.
     """
     from torch.distributed.fsdp import fully_shard
 
+    if mesh["tensor_parallel"].size() > 1:
+        split(module, model, mesh["tensor_parallel"])
     replicas = mesh["data_parallel"]
     layers = set(model._no_split_modules or ())  # names of the classes of layers, for all who split models
     for part in model.modules():
         if type(part).__name__ in layers:
             fully_shard(part, mesh=replicas)
     fully_shard(module, mesh=replicas)
+
+
+def fill_shards(module: nn.Module, model: nn.Module, config: PretrainedConfig, seed: int) -> None:
+    """Give a sharded model that has no weights yet those of ``new_model(config, seed)``; no communication.
+
+    Every process draws all of them, a layer at a time, and keeps its shards: about as long as one process takes.
+
+    Args:
+        module: that ``shard`` has been applied to; what it has beside the model keeps its values.
+        model: ``outline(config)`` in it.
+        config: of the model.
+        seed: of the weights; they are drawn on torch's default device.
+    """
+    device = torch.get_default_device()
+    module._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
+
+    def take(name: str, value: Tensor) -> None:
+        copy_whole(places[name], value)
+
+    try:
+        draw_weights(config, seed, take)
+    except NotByLayerError as why:
+        rank_zero_warn(f"every process builds the whole {type(model).__name__} before it keeps its shards: {why}")
+        whole = new_model(config, seed)
+        for name, value in chain(whole.named_parameters(), whole.named_buffers()):
+            take(name, value)
+
+
+@torch.no_grad()
+def copy_whole(place: Tensor, value: Tensor) -> None:
+    """Set a tensor, or this process' shard of it, to ``value``, which is whole and the same in every process."""
+    value = value.to(place.device, place.dtype)
+    if hasattr(place, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value, place.device_mesh, place.placements, src_data_rank=None)
+    place.copy_(value)
 
 
 def is_sharded(module: nn.Module) -> bool:

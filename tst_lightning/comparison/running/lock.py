@@ -19,6 +19,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     except ImportError:  # not a POSIX system: nothing to lock with
         yield
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -131,4 +131,4 @@ class Waiting:
 
 def has_start(run: Run) -> bool:
     """Whether the checkpoint that a run starts from is there; a run that has one of its own needs no other."""
-    return run.starts_from is None or run.starts_from.is_file() or (run.folder / run_files.LAST_CHECKPOINT).is_file()
+    return run.starts_from is None or run.starts_from.exists() or (run.folder / run_files.LAST_CHECKPOINT).exists()

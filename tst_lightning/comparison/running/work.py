@@ -26,7 +26,7 @@ class Training:
         self.log = run.folder / run_files.LOG_FILE
         self._threads = threads
         own_checkpoint = run.folder / run_files.LAST_CHECKPOINT
-        self.resumed = own_checkpoint.is_file()
+        self.resumed = own_checkpoint.exists()
         run.folder.mkdir(parents=True, exist_ok=True)
         run_files.claim(run)
         self._attempts = run_files.Attempts(run.folder)

@@ -1,0 +1,156 @@
+"""Sharded checkpoints of two processes: what is in them, how they are gone on from, and what a kill leaves.
+
+Lightning's own reading of a folder into one dict is the reference, and a run that saves one file.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
+from parallel_runs import STEPS, SWITCH, Fit, fit_all, fit_config, fsdp2, run_command, tst
+from torch.utils._pytree import tree_flatten_with_path
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+from tst_lightning.lightning_cli import require_checkpoint
+from tst_lightning.modeling.building import new_model
+from tst_lightning.modeling.checkpoint import load_model
+from tst_lightning.modeling.export import export
+from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
+
+MODEL = {"multi_token": {"heads": 1}}
+ANEW = tst(on_switch="restart", reinitialize="embedding_and_head")
+TIED = {"tie_word_embeddings": True}
+
+
+def sharded(folder, *arguments, processes=2, distributed=True, **values):
+    """A sharded run of one process or two, which saves folders."""
+    trainer = values.pop("trainer", {}) | {"strategy": fsdp2(processes, distributed_checkpoint=distributed)}
+    values = {"model": MODEL, "callbacks": [ANEW]} | values | {"trainer": trainer}
+    return Fit(folder, processes, "fsdp2", arguments, values)
+
+
+def content(path):
+    """Every tensor of a sharded checkpoint, weights and optimizer state, by its place."""
+    assert is_sharded_checkpoint(path)
+    leaves, _ = tree_flatten_with_path(_load_distributed_checkpoint(path))
+    return {str(place): value for place, value in leaves if isinstance(value, torch.Tensor)}
+
+
+def assert_same_bits(path, other):
+    values, expected = content(path), content(other)
+    assert values.keys() == expected.keys()
+    assert sum("exp_avg_sq" in place for place in values) > 10
+    assert all(torch.equal(value, expected[place]) for place, value in values.items())
+
+
+@pytest.mark.slow
+def test_a_folder_holds_the_run_and_is_gone_on_from_by_any_number(prepared_dir, tmp_path):
+    """Over the switch, with embedding and head anew; exported weights are those of the run that saves one file."""
+    folder = tmp_path / "folder"
+    at_switch = f"--ckpt_path={folder}/checkpoints/step={SWITCH}.ckpt"
+    one_file, run, resumed, alone = fit_all(
+        prepared_dir,
+        sharded(tmp_path / "file", distributed=False, config=TIED),
+        sharded(folder, config=TIED),
+        sharded(tmp_path / "resumed", at_switch, config=TIED),
+        sharded(tmp_path / "alone", at_switch, processes=1, config=TIED),
+    )
+    for step in (SWITCH, STEPS):
+        weights = _load_distributed_checkpoint(run.checkpoint(step))["state_dict"]
+        assert weights.keys() == one_file.weights(step).keys()
+        assert all(torch.equal(weights[name], value) for name, value in one_file.weights(step).items())
+    assert_same_bits(resumed.checkpoint(STEPS), run.checkpoint(STEPS))
+    for place, value in content(alone.checkpoint(STEPS)).items():
+        torch.testing.assert_close(value, content(run.checkpoint(STEPS))[place], rtol=1e-3, atol=2e-5, msg=place)
+
+    last = folder / "checkpoints" / "last.ckpt"
+    assert sorted(path.name for path in last.parent.iterdir()) == [
+        "last.ckpt",
+        f"step={SWITCH}.ckpt",
+        f"step={STEPS}.ckpt",
+    ]
+    export(str(last), str(tmp_path / "out"))
+    export(str(one_file.folder / "checkpoints" / "last.ckpt"), str(tmp_path / "expected"))
+    models = [load_model(last)[0]]
+    models += [AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "expected")]
+    for model in models:
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        for name, value in models[-1].state_dict().items():
+            assert torch.equal(model.state_dict()[name], value)
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_mixture_start_from_the_weights_of_one(prepared_dir, tmp_path):
+    """Each process draws a layer at a time; documents are looked at for leaks through the shards."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "pad_token_id": 3}
+    still = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}}
+    isolated = {"isolate_documents": True, "packing": "best_fit"}
+    (run,) = fit_all(
+        prepared_dir,
+        sharded(tmp_path / "run", family="Qwen3Moe", config=sizes, model=still, callbacks=[], data=isolated),
+    )
+    weights = _load_distributed_checkpoint(run.checkpoint(STEPS))["state_dict"]
+    config = fit_config(tmp_path, prepared_dir, 2, "fsdp2", config=sizes)["model"]["config"]["init_args"]
+    expected = new_model(Qwen3MoeConfig(**config), 0).state_dict()
+    assert weights.keys() == {f"model.{name}" for name in expected}
+    for name, value in expected.items():
+        assert torch.equal(weights[f"model.{name}"], value), name
+
+
+@pytest.mark.slow
+def test_killed_while_it_saves_a_run_goes_on_from_the_last_whole_checkpoint(prepared_dir, tmp_path):
+    saving = {"every_n_steps": 1, "keep_all": False}
+    (whole,) = fit_all(prepared_dir, sharded(tmp_path / "whole", saving=saving))
+    fit, run = tmp_path / "whole" / "fit.yaml", tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "tst_lightning.cli",
+        "fit",
+        "--config",
+        str(fit),
+        "--trainer.default_root_dir",
+        str(run),
+    ]
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__), "OMP_NUM_THREADS": "1"}
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen(command, env=environment, start_new_session=True, **output)
+    last = run / "checkpoints" / "last.ckpt"
+    aside = last.with_name(".last.ckpt.unfinished")
+    try:
+        deadline = time.monotonic() + 300
+        while not (last.exists() and aside.exists()):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    require_checkpoint(str(last))
+    shutil.copytree(last, aside, dirs_exist_ok=True)
+    (aside / "__7_0.distcp").write_text("of a run with more processes")
+    run_command([*command, "--ckpt_path", "last"])
+    assert_same_bits(last, whole.folder / "checkpoints" / "last.ckpt")
+    assert sorted(path.name for path in last.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+
+
+@pytest.mark.slow
+def test_a_model_that_mixes_documents_is_refused_through_its_shards(prepared_dir, tmp_path):
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+    isolated = {"isolate_documents": True, "packing": "best_fit"}
+    values = sharded(tmp_path, family="GptOss", config=sizes, callbacks=[], data=isolated, model={}).values
+    path, fits = tmp_path / "fit.yaml", tmp_path / "fits.json"
+    path.write_text(yaml.safe_dump(fit_config(tmp_path, prepared_dir, 2, "fsdp2", **values)))
+    fits.write_text(json.dumps([[2, ["--config", str(path)]]]))
+    program = os.path.join(os.path.dirname(__file__), "forked_fits.py")
+    said = run_command([sys.executable, program, str(fits)], succeeds=False)
+    assert "in GptOssForCausalLM a document sees those before it" in said
