@@ -90,5 +90,5 @@ def test_prepare_configs_parse(path, capsys):
 
 
 def test_no_config_is_forgotten():
-    tested = {*FOLDERS, "experiments", "prepare"}
+    tested = {*FOLDERS, "experiments", "prepare", "machine"}  # machine: tests/plan/test_machine.py
     assert {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")} == tested

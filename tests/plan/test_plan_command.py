@@ -1,0 +1,103 @@
+"""``tst-lightning plan``: the command, as users call it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tst_lightning import cli
+from tst_lightning.plan.summary import byte_count, duration
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["model/llama_250k", "data/demo", "trainer/cpu", "method/tst"]
+
+
+def arguments(*names: str, **options) -> list[str]:
+    files = [word for name in names for word in ("--config", str(ROOT / "configs" / f"{name}.yaml"))]
+    return ["plan", *files, *(f"--{name}={value}" for name, value in options.items())]
+
+
+def test_prints_and_writes_the_plan(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    machine = ROOT / "configs" / "machine" / "cpu.yaml"
+    status = cli.main([*arguments(*SMALL), "--machine", str(machine), "--mfu", "0.5", "--json", "plan.json"])
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert max(map(len, printed.splitlines())) <= 100
+    titles = ["Plan", "Parameters", "Work", "Data", "Memory", "Checkpoints", "Advice"]
+    assert re.findall(r"^\w+", printed, re.M) == titles
+    for text in ("superposition s=4", "'data/demo' is not prepared yet", "fits: ", "s=1 (the baseline)", "MFU 0.50"):
+        assert text in printed
+    values = json.loads((tmp_path / "plan.json").read_text())
+    assert values["total"]["flops"] == sum(phase["flops"] for phase in values["phases"])
+    assert values["total"]["seconds"] == pytest.approx(values["total"]["flops"] / (0.5 * 0.64e12))
+    assert sum(values["memory"]["by_kind"].values()) == values["memory"]["total_bytes"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_mixture_on_gpus_is_planned_without_gpus_or_memory(capsys):
+    """Fewer layers than configs/model/qwen3_moe_10b_a1b.yaml, which takes longer; the weights are 3 GB."""
+    few = {"model.config.init_args.num_hidden_layers": 1, "data.data_dir": "nowhere", "memory_gb": 80}
+    assert cli.main(arguments("model/qwen3_moe_10b_a1b", "data/dclm_llama3", "trainer/fsdp2", **few)) == 0
+    printed = capsys.readouterr().out
+    assert "8 GPUs, FSDP2 over 8, bf16-mixed" in printed
+    assert "gathered" in printed
+    assert "No time: give --machine" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trainer.max_steps": -1}, "trainer.max_steps is -1"),
+        ({"trainer.max_step": 3}, "max_step"),
+        ({"machine": "b300.yaml"}, "machine 'b300.yaml' cannot be read"),
+        ({"flops_budget": -3}, "flops_budget=-3"),
+        ({"flops_budget": "nan"}, "got nan"),
+        ({"flops_budget": "much"}, "much"),
+        ({"flops_budget": 5}, "does not pay for one position"),
+        ({"token_budget": 0}, "token_budget=0"),
+        ({"mfu": 2}, "mfu is 2"),
+        ({"memory_gb": 0}, "memory_gb is 0"),
+        ({"json": "."}, "is a folder"),
+        ({"model.config.init_args.num_attention_heads": 0}, "error: "),
+    ],
+)
+def test_mistakes_get_one_message(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments(*SMALL, **options)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_that_is_not_there(capsys):
+    assert cli.main(["plan", "--config", "nowhere.yaml"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.21, "3.2 s"), (119, "119 s"), (600, "10 min"), (7200, "2.0 h"), (172_800, "2.0 days")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(12, "12 B"), (999_600, "1.00 MB"), (12_345_678, "12.3 MB"), (10**12, "1.00 TB")]
+)
+def test_bytes(number, text):
+    assert byte_count(number) == text
+
+
+@pytest.mark.slow
+def test_the_documentation_shows_what_is_printed(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "plan.md").read_text()
+    command = re.search(r"```bash\n(tst-lightning plan .*?)```", page, re.S)[1]
+    shown = re.search(r"```text\n(Plan .*?)```", page, re.S)[1]
+    assert cli.main(command.replace("\\\n", " ").split()[1:]) == 0
+    assert capsys.readouterr().out.strip() == shown.strip()
