@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tst_lightning.errors import UserError
 from tst_lightning.files import write_atomically
 
 
@@ -31,6 +33,8 @@ class Throughput(Callback):
     """
 
     def __init__(self, every_n_seconds: float = 5.0) -> None:
+        if every_n_seconds is None or not 0 <= every_n_seconds < math.inf:
+            raise UserError(f"Throughput: every_n_seconds={every_n_seconds}: give a number of seconds of at least 0")
         self.every_n_seconds = every_n_seconds
         self._train_seconds = 0.0
         self._running_since: float | None = None

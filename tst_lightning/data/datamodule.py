@@ -12,6 +12,7 @@ from tst_lightning.data.ngram.mixing import Alpha, MixedTargets, table_of
 from tst_lightning.data.ngram.table import NgramTable
 from tst_lightning.data.reading.building import RowBuilder
 from tst_lightning.data.reading.cache import ShardCache
+from tst_lightning.data.reading.checksums import Patrol, VerifyShards
 from tst_lightning.data.reading.coverage import report, require_enough_text
 from tst_lightning.data.reading.decomposed import DecomposedPlan
 from tst_lightning.data.reading.decomposition import LongDocuments
@@ -24,7 +25,8 @@ from tst_lightning.data.reading.planning import planned
 from tst_lightning.data.reading.prepared import open_corpora, require_cache
 from tst_lightning.data.reading.resume import History, continued_history, data_state, plan_state, require_same_order
 from tst_lightning.data.reading.shards import Shards
-from tst_lightning.data.reading.validation import validation_batches, window_counts
+from tst_lightning.data.reading.stopping import end_waiting_processes
+from tst_lightning.data.reading.validation import bytes_per_token, validation_batches, window_counts
 from tst_lightning.schedule import Schedule
 
 
@@ -67,6 +69,8 @@ class TokenDataModule(lightning.LightningDataModule):
         shuffle_shards: how many files of the text are shuffled together.
         cache_dir: where copies of a remote corpus are kept, by default ``~/.cache/tst-lightning``.
         cache_bytes: how much of all remote corpora together is kept there at a time.
+        verify_shards: when checksums of local shards are compared: each before its ``first_read``; ``background``
+            also goes ahead through those of the whole run, beside training; or ``none``.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class TokenDataModule(lightning.LightningDataModule):
         shuffle_shards: int = 8,
         cache_dir: str | None = None,
         cache_bytes: int = 20_000_000_000,
+        verify_shards: VerifyShards = "background",
     ) -> None:
         super().__init__()
         self.sequence_length = sequence_length
@@ -105,18 +110,19 @@ class TokenDataModule(lightning.LightningDataModule):
         self.streams = streams
         self.shuffle_shards = shuffle_shards
         self.cache_bytes = cache_bytes
+        self.verify_shards = verify_shards
         require_valid_options(self)
-
         self.corpora = open_corpora(data_dir, cache_dir)
+        self._names = [corpus.data_dir for corpus in self.corpora]
         self.mixture = Mixture(tuple(data_dir.values()) if isinstance(data_dir, dict) else (1.0,), seed)
         self.data_dir, self.manifest = self.corpora[0].data_dir, self.corpora[0].manifest
         """Of a mixture, its first corpus'. The folder or URL has the tokenizer and the evaluation items."""
         self.schedule = Schedule()
-        self.decomposition: dict[str, Any] | None = None
-        """Arguments of ``decompose``."""
+        self.decomposition: dict[str, Any] | None = None  # arguments of ``decompose``
         self.bag_size = 1
         """Bag size of the current step, for modules that look here. The batches follow ``schedule``."""
         self._cache = ShardCache(cache_dir, cache_bytes)
+        self._patrol = Patrol(verify_shards, cache_dir)
         self._builder = RowBuilder(
             self.corpora, sequence_length + 1, streams, shuffle_shards, seed, packing, isolate_documents,
             fold_by_document, packing_rows,
@@ -134,9 +140,7 @@ class TokenDataModule(lightning.LightningDataModule):
     @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes of text per token of the validation text, for bits per byte; mean over the windows."""
-        splits, counts = [corpus.manifest.validation for corpus in self.corpora], self._window_counts()
-        text_bytes = (windows * split.bytes / split.tokens for windows, split in zip(counts, splits, strict=True))
-        return sum(text_bytes) / max(1, sum(counts))
+        return bytes_per_token([corpus.manifest.validation for corpus in self.corpora], self._window_counts())
 
     def set_schedule(self, schedule: Schedule) -> None:
         """Replace the schedule; in a callback's ``setup``, which runs before the loaders are built."""
@@ -173,9 +177,7 @@ class TokenDataModule(lightning.LightningDataModule):
             UserError: no ``max_steps``, too few tokens, or sizes that do not divide.
         """
         plan = self._plan(accumulate, world_size)
-        # In a fit, the text is measured when the loaders are built: only then is it known from the checkpoint how
-        # much of it a resumed run has read, on how many devices.
-        if self.trainer is None:
+        if self.trainer is None:  # or it is measured when the loaders are built, and a checkpoint's step is known
             require_enough_text(plan, self._names, max_steps, self.epochs)
 
     def setup(self, stage: str) -> None:
@@ -183,25 +185,23 @@ class TokenDataModule(lightning.LightningDataModule):
         # One worker reads some ten million tokens a second, and validation needs none.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         for corpus in self.corpora:
-            corpus.require_shards("validation")
+            corpus.require_shards(*(("validation", "train") if stage == "fit" else ("validation",)))
         if stage != "fit":
             return
         # Nothing of an earlier fit, unless its Trainer goes on. A callback sets its schedule after this.
         self._loaded_state = self.state_dict() if self.trainer.global_step else {}
         self._train_plan = self._train_rows = self.decomposition = self._target_table = None
+        self._patrol.forget()
         self.set_schedule(Schedule())
         require_plannable(self.trainer)
-        streams_here = math.ceil(self.streams / self.trainer.num_nodes)
-        require_cache(self.corpora, self.shuffle_shards * streams_here, self.cache_bytes)
-        for corpus in self.corpora:
-            corpus.require_shards("train")
+        shards_here = self.shuffle_shards * math.ceil(self.streams / self.trainer.num_nodes)
+        require_cache(self.corpora, shards_here, self.cache_bytes)
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the Trainer's current step to ``max_steps``."""
         self._check_fit()
-        plan, trainer = self._train_plan, self.trainer
-        tokens = [corpus.manifest.train.tokens for corpus in self.corpora]
-        for line in report(plan, self._names, tokens, trainer.max_steps, self.epochs):
+        plan, tokens = self._train_plan, [corpus.manifest.train.tokens for corpus in self.corpora]
+        for line in report(plan, self._names, tokens, self.trainer.max_steps, self.epochs):
             rank_zero_info(line)
         self._train_rows = PlannedRows(plan, replicas(self.trainer)[1])
         collate = self._builder.collate(self.manifest.tokenizer.end_of_text_id)
@@ -210,13 +210,11 @@ class TokenDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The validation windows of this rank. Read in this process: there are few, and it takes milliseconds."""
-        if self.trainer.state.fn == "fit":
-            # The sanity check validates before the training loader is asked for.
+        if self.trainer.state.fn == "fit":  # the sanity check validates before the training loader is asked for
             self._check_fit()
         splits = {corpus.data_dir: corpus.manifest.validation.shard_tokens for corpus in self.corpora}
-        batches = validation_batches(
-            splits, self._window_counts(), self.sequence_length + 1, self.validation_batch_size, *replicas(self.trainer)
-        )
+        sizes = self._window_counts(), self.sequence_length + 1, self.validation_batch_size
+        batches = validation_batches(splits, *sizes, *replicas(self.trainer))
         return window_loader(self._shards("validation"), batches, self.trainer)
 
     def test_dataloader(self) -> DataLoader:
@@ -224,33 +222,42 @@ class TokenDataModule(lightning.LightningDataModule):
         return self.val_dataloader()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Stop a run whose data and step have drifted apart; raises ``UserError``."""
+        """Stop a run whose data and step have drifted apart, or whose shards are damaged; raises ``UserError``."""
         if self.trainer is not None and self.trainer.training:
+            self._patrol.watch(self)
             require_planned_batch(batch["micro"], self.trainer.fit_loop.epoch_loop.total_batch_idx + 1)
         return batch
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Let no process of this run wait for one that has failed."""
+        end_waiting_processes(self.trainer)
+
     # Accounting -----------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> Plan | DecomposedPlan:
+        """Of the Trainer's fit: which rows of text each micro-batch has."""
+        return self._train_plan or self._plan(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
 
     def positions(self, steps: int) -> int:
         """Positions that the model sees in ``steps`` optimizer steps, over all devices, padding included."""
-        return self._present_plan().rows_read(steps) * self.sequence_length
+        return self.plan.rows_read(steps) * self.sequence_length
 
     def positions_by_length(self, steps: int) -> dict[int, int]:
         """``positions``, by the number of them in a row: a position of a longer row costs more."""
         if self.decomposition is None:
             return {self.sequence_length: self.positions(steps)}
-        return self._present_plan().positions_by_length(steps)
+        return self.plan.positions_by_length(steps)
 
     def data_tokens(self, steps: int) -> int:
         """Tokens that are targets (with bag size 1: would be) in ``steps`` optimizer steps, over all devices."""
-        return self._present_plan().data_tokens(steps)
+        return self.plan.data_tokens(steps)
 
     # Checkpoints ----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What determines the order of the data, and where in it the run is."""
-        plan = self._train_plan
-        if plan is None:
+        if (plan := self._train_plan) is None:
             return {}
         packing_rows = self.packing_rows if self._builder.packed or self.decomposition else None
         identity = data_state(self, self._group_rows, packing_rows) | {"decomposition": self.decomposition}
@@ -281,19 +288,12 @@ class TokenDataModule(lightning.LightningDataModule):
     def _plan(self, accumulate: int, world_size: int, history: History = ()) -> Plan | DecomposedPlan:
         return planned(self, self._builder, self._group_rows, accumulate, world_size, history)
 
-    def _present_plan(self) -> Plan | DecomposedPlan:
-        return self._train_plan or self._plan(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
-
     @property
     def _group_rows(self) -> int:
         return self.rows_per_group or math.lcm(*(stage.bag_size for stage in self.schedule.stages))
 
-    @property
-    def _names(self) -> list[str]:
-        return [corpus.data_dir for corpus in self.corpora]
-
     def _shards(self, split: str) -> tuple[Shards, ...]:
-        return tuple(corpus.shards(split, self._cache) for corpus in self.corpora)
+        return tuple(corpus.shards(split, self._cache, self._patrol.checksums) for corpus in self.corpora)
 
     def _window_counts(self) -> tuple[int, ...]:
         splits = [corpus.manifest.validation.shard_tokens for corpus in self.corpora]

@@ -11,7 +11,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tst_lightning.errors import UserError
@@ -19,6 +19,7 @@ from tst_lightning.files import write_atomically
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
+TOKEN_DTYPES = ("uint16", "int32")
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,26 @@ class Manifest:
                 shards = tuple(Shard(**shard) for shard in values[name].pop("shards"))
                 values[name] = Split(**values[name], shards=shards)
             values["tokenizer"] = TokenizerInfo(**values["tokenizer"])
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            manifest = cls(**values)
+            manifest._require_plain(path)
+            return manifest
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"'{path}' is not a manifest ({error!r}): prepare the corpus again") from error
+
+    def _require_plain(self, path: Path) -> None:
+        """Counts are numbers, ids have a width, and no file lies elsewhere: a manifest may come from anywhere."""
+        splits = {"train": self.train, "validation": self.validation}
+        names = [*self.files, *(f"{name}/{shard.file}" for name, split in splits.items() for shard in split.shards)]
+        for name in names:
+            if PurePosixPath(name).is_absolute() or {"..", ""} & {*name.split("/")} or "\\" in name:
+                raise UserError(f"'{path}' lists '{name}', which is outside its folder: prepare the corpus again")
+        counts = [(each.tokens, each.documents) for split in splits.values() for each in (split, *split.shards)]
+        if not all(isinstance(count, int) and count >= 0 for pair in counts for count in pair):
+            raise UserError(f"'{path}' has counts that are no numbers: prepare the corpus again")
+        if self.token_dtype not in TOKEN_DTYPES:
+            raise UserError(
+                f"'{path}' has token_dtype '{self.token_dtype}', and ids are stored as {' or '.join(TOKEN_DTYPES)}: "
+                "prepare the corpus again"
+            )

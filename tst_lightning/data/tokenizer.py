@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 BYTE_VALUES = 256
+MAX_TRAINED_VOCABULARY = 2**20
+"""The trainer reserves memory for all of it, and its process is aborted if there is not enough."""
 
 
 class Tokenizer(ABC):
@@ -86,6 +88,11 @@ class TrainedBPE(Tokenizer):
                 f"vocab_size is {vocab_size}: a byte-level BPE needs at least {BYTE_VALUES + 1} "
                 "(256 bytes and end-of-text); use Bytes for the smallest"
             )
+        if vocab_size > MAX_TRAINED_VOCABULARY:
+            raise UserError(
+                f"vocab_size is {vocab_size}: a byte-level BPE is trained with at most {MAX_TRAINED_VOCABULARY} ids; "
+                "lower it (8,000 to 256,000 are usual)"
+            )
         for name, value in (("sample_bytes", sample_bytes), ("document_sample_bytes", document_sample_bytes)):
             if value < 1:
                 raise UserError(f"{name} is {value}: it has to be at least 1")
@@ -142,10 +149,10 @@ class Pretrained(Tokenizer):
         reason = None
         try:
             if Path(self.name_or_path).exists():
-                tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+                tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
             else:
                 with cache_only_without_hub() as reason:
-                    tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+                    tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds for a name that leads nowhere
             detail = str(error).strip().split("\n")[0] or type(error).__name__
             raise UserError(
@@ -200,7 +207,7 @@ def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = No
             "(has the data been moved since the training run?)"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"'{folder}' does not load as a tokenizer ({reason}): prepare the data again") from error

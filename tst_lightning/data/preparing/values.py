@@ -6,6 +6,9 @@ from tst_lightning.data.preparing.encoder import stored_dtype
 from tst_lightning.data.tokenizer import TrainedBPE
 from tst_lightning.errors import UserError
 
+MAX_SHARD_TOKENS = 2**31 - 1
+"""A worker holds a shard in memory."""
+
 
 def require_valid_values(values: dict[str, Any]) -> None:
     """Check the arguments of ``prepare``, by name.
@@ -22,8 +25,11 @@ def require_valid_values(values: dict[str, Any]) -> None:
     for name in ("shard_tokens", "part_bytes", "max_documents", "max_bytes", "max_tokens", "workers"):
         if values[name] is not None and values[name] < 1:
             problems.append(f"{name} is {values[name]}: it has to be at least 1")
-    if values["evaluation_items"] < 0:
-        problems.append(f"evaluation_items is {values['evaluation_items']}: it has to be 0 or more")
+    if values["shard_tokens"] > MAX_SHARD_TOKENS:
+        problems.append(f"shard_tokens is {values['shard_tokens']}: a shard has at most {MAX_SHARD_TOKENS} tokens")
+    for name in ("evaluation_items", "seed"):
+        if values[name] < 0:
+            problems.append(f"{name} is {values[name]}: it has to be 0 or more")
     if not values["output_dir"]:
         problems.append("output_dir is empty: name the folder to make")
     if problems:

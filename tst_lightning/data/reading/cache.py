@@ -27,6 +27,8 @@ from tst_lightning.data.shard_format import map_shard, shard_bytes
 from tst_lightning.data.storage import ObjectStorage, cache_folder, locked, unlock
 from tst_lightning.errors import UserError
 
+MISSING_WAITS_SECONDS = (0.5, 1.0)
+"""Not every store shows a new object at once. One that does not answer is asked again by ``ObjectStorage``."""
 _WAIT_SECONDS = 0.05
 
 
@@ -140,13 +142,7 @@ def _is_whole(whole: Path, size_bytes: int) -> bool:
 def _download(storage: ObjectStorage, shard: Shard, dtype: str, local: Path) -> None:
     """Fetch a shard and compare it with the manifest; a second time if it differs."""
     for _ in range(2):
-        try:
-            storage.download(shard.file, local)
-        except FileNotFoundError:
-            raise UserError(
-                f"'{storage.url}' lacks '{shard.file}', which its manifest lists: upload it, or prepare the corpus "
-                "again"
-            ) from None
+        _download_if_there(storage, shard, local)
         with open(local, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256:
                 return
@@ -156,6 +152,20 @@ def _download(storage: ObjectStorage, shard: Shard, dtype: str, local: Path) -> 
         f"({got_bytes:,} bytes where {listed_bytes:,} are listed), or the corpus has been replaced since this run "
         "began; run `tst-lightning verify`, and upload or prepare the corpus again"
     )
+
+
+def _download_if_there(storage: ObjectStorage, shard: Shard, local: Path) -> None:
+    """Fetch a shard's object; where there is none, look again after a while."""
+    for wait_seconds in (*MISSING_WAITS_SECONDS, None):
+        try:
+            return storage.download(shard.file, local)
+        except FileNotFoundError:
+            if wait_seconds is None:
+                raise UserError(
+                    f"'{storage.url}' lacks '{shard.file}', which its manifest lists: upload it, or prepare the corpus "
+                    "again"
+                ) from None
+        time.sleep(wait_seconds)
 
 
 def _reserved_bytes(partial: Path) -> int:

@@ -18,12 +18,15 @@ _LEAST = {
     "shuffle_shards": 1,
     "cache_bytes": 1,
 }
+_MAY_BE_NULL = ("rows_per_group", "validation_batch_size")
 
 
 def require_valid_options(options: Any) -> None:
     """Raise a ``UserError`` if an attribute of ``options`` is out of range, or packed rows come in several streams."""
     for name, minimum in _LEAST.items():
         value = getattr(options, name)
+        if value is None and name not in _MAY_BE_NULL:
+            raise UserError(f"data option {name} is null: give a number of at least {minimum}, or leave it out")
         if value is not None and value < minimum:
             raise UserError(f"data option {name} is at least {minimum}, got {value}")
     by_document = options.isolate_documents or options.fold_by_document

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from tst_lightning.data.manifest import Manifest, Split
 from tst_lightning.data.reading.cache import ShardCache
+from tst_lightning.data.reading.checksums import ShardChecksums
 from tst_lightning.data.reading.shards import Shards, require_shards
 from tst_lightning.data.shard_format import DOCUMENT_ENDS_NAME, shard_bytes
 from tst_lightning.data.storage import is_remote, local_folder
 from tst_lightning.errors import UserError
+
+SMALL_FILE_BYTES = 64_000_000
+"""Compared with the manifest at every start, in less than a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,33 @@ class PreparedCorpus:
         """``train`` or ``validation``."""
         return getattr(self.manifest, name)
 
-    def shards(self, split: str, cache: ShardCache) -> Shards:
-        """The token ids of a split; ``cache`` is for those of a remote corpus."""
+    def shards(self, split: str, cache: ShardCache, checksums: ShardChecksums | None = None) -> Shards:
+        """The token ids of a split; ``cache`` is for those of a remote corpus, ``checksums`` for a local one's."""
         listed = self.split(split).shards, self.manifest.token_dtype, self.manifest.tokenizer.vocab_size
         if is_remote(self.data_dir):
             return Shards(f"{self.data_dir.rstrip('/')}/{split}", *listed, cache)
-        return Shards(str(self.folder / split), *listed)
+        return Shards(str(self.folder / split), *listed, checksums=checksums)
 
-    def require_shards(self, split: str) -> None:
-        """Compare a local split's files with the manifest; raises ``UserError``."""
-        if not is_remote(self.data_dir):
+    def require_shards(self, *splits: str) -> None:
+        """Compare the files of local splits with the manifest, shards by their size; raises ``UserError``."""
+        for split in splits if not is_remote(self.data_dir) else ():
             require_shards(self.folder / split, self.split(split), self.manifest.token_dtype)
+            self._require_small_files(split)
+
+    def _require_small_files(self, split: str) -> None:
+        """Compare the checksums of a local split's other files and of the tokenizer; those that lack are not missed."""
+        for name, sha256 in self.manifest.files.items():
+            path = self.folder / name
+            if name.startswith((f"{split}/", "tokenizer/")) and path.is_file():
+                if path.stat().st_size > SMALL_FILE_BYTES:
+                    continue  # the ends of a billion documents: compared where they are used
+                found = hashlib.sha256(path.read_bytes()).hexdigest()
+                if found != sha256:
+                    raise UserError(
+                        f"'{path}' is not the file that the manifest lists (sha256 {found[:12]}..., expected "
+                        f"{sha256[:12]}...): it was altered, or manifest.json is another corpus'. Run `tst-lightning "
+                        "verify` for the whole list, then copy or prepare the corpus again"
+                    )
 
     def bytes_in_use(self, shards_in_use: int) -> int:
         """Of a remote corpus: what so many training shards take up in the cache."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from tst_lightning.data.manifest import Shard, Split
 from tst_lightning.data.reading.cache import ShardCache
+from tst_lightning.data.reading.checksums import ShardChecksums
 from tst_lightning.data.shard_format import map_shard, shard_bytes
 from tst_lightning.data.storage import ObjectStorage
 from tst_lightning.errors import UserError
@@ -32,6 +33,8 @@ class Shards:
         token_dtype: of the ids, uint16 or int32.
         vocab_size: every id is below it.
         cache: for a URL, where its shards are kept.
+        checksums: for a folder, what compares a shard with the manifest before it is first read; None reads it
+            unseen. Those of a URL are always compared, when they are fetched.
 
     Raises:
         UserError: the cache cannot hold the largest shard.
@@ -44,12 +47,14 @@ class Shards:
         token_dtype: str,
         vocab_size: int,
         cache: ShardCache | None = None,
+        checksums: ShardChecksums | None = None,
     ) -> None:
         self.folder = str(folder)
         self.shards = shards
         self.token_dtype = token_dtype
         self.vocab_size = vocab_size
         self.cache = cache
+        self.checksums = checksums
         self._storage = None if cache is None else ObjectStorage(self.folder, _DOWNLOAD_ATTEMPTS)
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
         if cache is not None:
@@ -62,8 +67,8 @@ class Shards:
         """``count`` token ids of a shard from position ``first`` on: a read-only view, 1-D, the stored dtype.
 
         Raises:
-            UserError: an id is none of the vocabulary; or the shard is remote, and it cannot be had or is not what
-                the manifest lists.
+            UserError: an id is none of the vocabulary; the shard is not what the manifest lists; or it is remote, and
+                cannot be had.
         """
         ids = self._maps.get(shard)
         if ids is None:
@@ -87,7 +92,10 @@ class Shards:
 
     def _open(self, shard: int) -> np.ndarray:
         if self.cache is None:
-            ids = map_shard(Path(self.folder, self.shards[shard].file), self.token_dtype)
+            path = Path(self.folder, self.shards[shard].file)
+            if self.checksums is not None:
+                self.checksums.require(path, self.shards[shard])
+            ids = map_shard(path, self.token_dtype)
         else:
             ids = self.cache.map(self._storage, self.shards[shard], self.token_dtype)
         # A slice of a numpy.memmap costs ten times as much as one of a plain array.
@@ -104,7 +112,7 @@ class Shards:
 
 
 def require_shards(folder: str | Path, split: Split, token_dtype: str) -> None:
-    """Compare the sizes of a split's local files with the manifest. Contents are for ``tst-lightning verify``.
+    """Compare the sizes of a split's local files with the manifest. Contents are compared later (``checksums``).
 
     For local ones only: asking a store for ten thousand objects would take minutes, and each is compared with
     the manifest when it is fetched.

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tst_lightning.data.manifest import Split
 from tst_lightning.data.reading.mixture import shared_out
 from tst_lightning.data.reading.rows import Row, Span
 from tst_lightning.errors import UserError
@@ -23,6 +24,12 @@ def window_counts(corpora: Sequence[Sequence[int]], shares: Sequence[Fraction], 
     available = [sum(tokens // row_tokens for tokens in shard_tokens) for shard_tokens in corpora]
     most = min(int(count / share) for count, share in zip(available, shares, strict=True))
     return shared_out(min(windows, most), tuple(shares))
+
+
+def bytes_per_token(splits: Sequence[Split], counts: Sequence[int]) -> float:
+    """UTF-8 bytes of text per token: mean over the windows, of which each corpus gives ``counts``."""
+    text_bytes = (windows * split.bytes / split.tokens for windows, split in zip(counts, splits, strict=True))
+    return sum(text_bytes) / max(1, sum(counts))
 
 
 def validation_batches(
