@@ -136,7 +136,7 @@ BAD_INPUTS = {
     "tokens": (["--trainer.max_steps=100000"], "100,000 steps need 6,800,000 tokens of '.*', which has .* set epochs="),
     "no steps": (["--trainer.max_steps=-1"], "set trainer.max_steps"),
     "bag size 0": ([CALLBACK, f"{BAG}=0", RATIO], "^error: bag_size=0: give an integer"),
-    "bag size text": ([CALLBACK, f"{BAG}=two", RATIO], 'Parser key "bag_size": .*Expected a .*int.* two'),
+    "bag size text": ([CALLBACK, f"{BAG}=two", RATIO], 'Parser key "bag_size": .*Expected an integer, got two'),
     "recovery": ([CALLBACK, f"{BAG}=4", "--trainer.callbacks.recovery_step=4"], "until step 4 leaves no recovery"),
     "group": ([CALLBACK, f"{BAG}=3", RATIO, "--data.rows_per_group=4"], "rows_per_group=4 is not divisible"),
     "two methods": ([CALLBACK, f"{BAG}=4", RATIO] * 2, "has 2 SuperpositionCallbacks, .* lay over one of .*tst.yaml"),
@@ -197,7 +197,7 @@ def test_a_run_from_another_runs_config_lives_in_its_own_folder(fit, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fti"], "unknown command 'fti': choose from fit, validate"),
+        (["fti"], "unknown command 'fti' (did you mean fit?): choose from fit, validate"),
         (["report", "nowhere"], "'nowhere' holds no comparison"),
         (["report"], "output_dir"),
         (["evaluate", "--ckpt_path", "nowhere.ckpt", "--tasks", "heldout"], "no checkpoint at 'nowhere.ckpt'"),

@@ -18,6 +18,7 @@ RUN_ELSEWHERE = {
     "tst-lightning compare --config configs/experiments/books_small.yaml --only 'tst_s4_*' --budget_hours 3": "too",
     "tst-lightning report results/demo": "tests/comparison",
     "tst-lightning report results/demo --against results/other": "tests/comparison",
+    "tst-lightning plan --config configs/model/llama_270m.yaml --config configs/data/dclm_llama3.yaml \\": "tests/plan",
     "tst-lightning mutual-information data/mine": "tests/data/mutual_information",
     "tst-lightning prepare --config configs/prepare/object_storage.yaml": "tests/data/preparing",
 }

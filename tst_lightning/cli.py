@@ -3,13 +3,16 @@
 Nothing heavy is imported before a command is known, so ``tst-lightning --help`` answers at once.
 """
 
+import difflib
+import functools
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from tst_lightning.errors import UserError
-from tst_lightning.parsing import as_user_error
+from tst_lightning.parsing import as_user_error, require_config_files, require_values
 
 LIGHTNING_COMMANDS = {
     "fit": "train a model; with configs/method/tst.yaml by Token-Superposition Training",
@@ -35,10 +38,17 @@ COMMANDS = {
         "arms x seeds of training runs, restartable, then the report",
     ),
     "report": ("tst_lightning.comparison.command", "tables, figures and a page from finished runs"),
+    "plan": (
+        "tst_lightning.plan.command",
+        "what a fit will cost and need: FLOPs, tokens, memory, time; s and r to begin with",
+    ),
 }
 
 BARE_PARAMETER = ("inspect", "mutual_information", "ngram", "report", "verify")
 """Functions whose required parameter is given without a flag."""
+
+FIT_ARGUMENTS = ("plan",)
+"""Functions whose first parameter is ``config``, the arguments of a ``fit``; they are given beside their own."""
 
 HELP = """\
 usage: tst-lightning COMMAND [--help] [--config FILE ...] [--KEY VALUE ...]
@@ -78,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        # What gloo says in the processes that are left when one has ended.
+        if not any(text in str(error) for text in ("Connection closed by peer", "Connection reset by peer")):
+            raise
+        print("another process of this run has ended: its message says why", file=sys.stderr)
+        return 1
 
 
 def _message(error: UserError) -> str:
@@ -100,8 +116,9 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return 0
     if command in COMMANDS:
         return _run_function(_load(command), arguments)
-    names = ", ".join([*LIGHTNING_COMMANDS, *COMMANDS])
-    raise UserError(f"unknown command '{command}': choose from {names} (see tst-lightning --help)")
+    names = [*LIGHTNING_COMMANDS, *COMMANDS]
+    similar = "".join(f" (did you mean {name}?)" for name in difflib.get_close_matches(command, names, 1))
+    raise UserError(f"unknown command '{command}'{similar}: choose from {', '.join(names)} (see tst-lightning --help)")
 
 
 def _load(command: str) -> Callable[..., int | None]:
@@ -113,12 +130,56 @@ def _run_function(function: Callable[..., int | None], arguments: list[str]) -> 
     """Call a function with its parameters as flags; its docstring is the help. Some take their folder bare."""
     from jsonargparse import auto_cli
 
+    if function.__name__ in FIT_ARGUMENTS:
+        return _run_with_fit_arguments(function, arguments)
     options = {
         "as_positional": function.__name__ in BARE_PARAMETER,
+        "allow_abbrev": False,
         "prog": f"tst-lightning {function.__name__.replace('_', '-')}",
     }
+
+    @functools.wraps(function)
+    def checked(**values: object) -> int | None:
+        require_values(function, values)
+        return function(**values)
+
+    require_config_files(arguments)
+    with as_user_error(list(inspect.signature(function).parameters)):
+        return auto_cli(checked, args=_joined(arguments, "--only"), exit_on_error=False, **options) or 0
+
+
+def _run_with_fit_arguments(function: Callable[..., int | None], arguments: list[str]) -> int:
+    """Call a function with its own parameters, and with all other arguments as they are: a config's."""
+    from inspect import Parameter, getdoc, signature
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog=f"tst-lightning {function.__name__}",
+        usage="%(prog)s --config FILE ... [--KEY VALUE ...] [options]",
+        description=getdoc(function).split("\n\nArgs:")[0],
+        exit_on_error=False,
+    )
+    parser.add_function_arguments(function, as_group=False, skip={"config"})
+    named = [one.name for one in signature(function).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
+    own, rest = _split(arguments, {f"--{name}" for name in named} | {"-h", "--help"})
     with as_user_error():
-        return auto_cli(function, args=_joined(arguments, "--only"), exit_on_error=False, **options) or 0
+        values = parser.parse_args(own).as_dict()
+        return function(rest, **{name: values[name] for name in named}) or 0
+
+
+def _split(arguments: list[str], options: set[str]) -> tuple[list[str], list[str]]:
+    """Arguments that are or follow one of ``options``, and the others."""
+    chosen: list[str] = []
+    others: list[str] = []
+    place = 0
+    while place < len(arguments):
+        word = arguments[place]
+        is_chosen = word.partition("=")[0] in options
+        takes_next = is_chosen and "=" not in word and word not in ("-h", "--help")
+        (chosen if is_chosen else others).extend(arguments[place : place + 1 + takes_next])
+        place += 1 + takes_next
+    return chosen, others
 
 
 def _joined(arguments: list[str], option: str) -> list[str]:

@@ -33,21 +33,35 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def require_writable(folder: str | Path, option: str) -> None:
-    """Make ``folder`` and prove that a file fits into it, before hours are spent on what goes there.
+    """Prove that a file fits into ``folder``, before hours are spent on what goes there.
+
+    A folder that does not exist is not made, so that nothing is left of what is refused afterwards: the file is tried
+    in the nearest one above it that does.
 
     Raises:
         UserError: it cannot be made or written; ``option`` is how the user names it.
     """
-    folder = Path(folder)
-    probe = folder / f".writable.{os.getpid()}"
+    probe = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        probe = _nearest_existing(Path(folder)) / f".writable.{os.getpid()}"
         probe.write_bytes(bytes(_PROBE_BYTES))
         probe.unlink()
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if probe is not None:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
         raise UserError(
-            f"{option} '{folder}' cannot be written ({error.strerror or error}): "
+            f"{option} '{folder}' cannot be written ({getattr(error, 'strerror', None) or error}): "
             "make room, make it writable, or choose another"
         ) from error
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """``folder``, or the nearest folder above it that is there; raises ``OSError`` for a name that cannot be."""
+    for place in (folder, *folder.parents):
+        try:
+            place.stat()
+        except FileNotFoundError:
+            continue
+        return place
+    return folder

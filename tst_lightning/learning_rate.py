@@ -44,11 +44,11 @@ class WarmupStableDecay:
     decay_shape: Literal["linear", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
+        if self.warmup_steps is None or self.warmup_steps < 0:
             raise UserError(f"warmup_steps={self.warmup_steps}: give 0 or more steps")
         for name in ("decay_ratio", "final_ratio"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if value is None or not 0 <= value <= 1:
                 raise UserError(f"{name}={value}: give a share between 0 and 1")
         if self.decay_shape not in ("linear", "cosine"):
             raise UserError(f"decay_shape={self.decay_shape!r}: choose linear or cosine")

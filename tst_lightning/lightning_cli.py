@@ -3,6 +3,7 @@
 import sys
 import warnings
 import zipfile
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.errors import UserError
 from tst_lightning.files import require_writable
+from tst_lightning.modeling.publishing import recover
+from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, require_whole
+from tst_lightning.modeling.sharded_reading import let_read
+from tst_lightning.modeling.strategies import require_mesh
 from tst_lightning.module import CausalLMModule
-from tst_lightning.parsing import as_user_error
+from tst_lightning.parsing import as_user_error, in_one_line, raised_before, require_config_files, with_suggestion
+from tst_lightning.resumable import require_resumable
+from tst_lightning.run_options import require_model_sizes, require_optimizer, require_run_options
 
 _STRICT = {"exit_on_error": False, "allow_abbrev": False}
 PARSER = _STRICT | dict.fromkeys(("fit", "validate", "test"), _STRICT)
@@ -59,10 +66,17 @@ class RunCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        require_config_files(sys.argv[1:] if args is None else args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(with_suggestion(in_one_line(str(error)), self._option_names())) from error
         config = self.config[self.config.subcommand]
+        actions = self._subcommand_parsers[self.config.subcommand]._actions
+        require_run_options(config, {action.dest: action.default for action in actions})
         require_one_superposition(config.trainer.callbacks)
         checkpoints = Path(config.trainer.default_root_dir or ".") / "checkpoints"
+        recover(checkpoints / "last.ckpt")
         if config.ckpt_path == "last":
             # Lightning would warn and start over, or validate random weights, where there is none.
             config.ckpt_path = str(checkpoints / "last.ckpt")
@@ -84,6 +98,31 @@ class RunCLI(LightningCLI):
                 "overwrite: resume it with --ckpt_path last, or choose another folder"
             )
 
+    def instantiate_classes(self) -> None:
+        """Build what the config describes; what its classes refuse is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise raised_before(error) or UserError(
+                f"the config does not make a run: {in_one_line(str(error))}"
+            ) from error
+        require_model_sizes(self.model.config)
+        require_optimizer(self.model.optimizer_factory)
+        config = self.config[self.subcommand]
+        if config.ckpt_path:
+            steps = config.trainer.max_steps if self.subcommand == "fit" else None
+            require_resumable(config.ckpt_path, self.model.config, None if steps == -1 else steps)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would read the file once more, and lay ``hyper_parameters`` in it over the config.
+
+        With class paths in them, a checkpoint from elsewhere could choose what is imported and called.
+        """
+
+    def _option_names(self) -> list[str]:
+        parsers = getattr(self, "_subcommand_parsers", {}).values()
+        return [action.dest for parser in parsers for action in parser._actions]
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Log to TensorBoard in the run's folder unless the config says otherwise.
 
@@ -93,11 +132,14 @@ class RunCLI(LightningCLI):
         if trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir or ".", name="", version="")
         try:
-            return super().instantiate_trainer(**kwargs)
+            built = super().instantiate_trainer(**kwargs)
         except UserError:
             raise
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
+        let_read(built, self.config[self.subcommand].ckpt_path, self.subcommand)
+        require_mesh(built)
+        return built
 
 
 def require_one_superposition(callbacks: Any) -> None:
@@ -122,12 +164,16 @@ def require_checkpoint(path: str | None) -> None:
     """Refuse a ``ckpt_path`` that is none, before anything is built.
 
     Raises:
-        UserError: no such file, or a file that is no whole checkpoint.
+        UserError: no such file, or a file or a sharded folder that is no whole checkpoint.
     """
     if path is None or path in ("best", "hpc") or str(path).startswith("registry"):
         return
     if not Path(path).exists():
         raise UserError(f"there is no checkpoint at '{path}': a run keeps its own in DEFAULT_ROOT_DIR/checkpoints")
+    if is_sharded_checkpoint(path):
+        require_whole(path)
+    elif Path(path).is_dir():
+        raise UserError(f"'{path}' is a folder, and not a sharded checkpoint: give a .ckpt that a `fit` has written")
     # torch.save writes a zip archive, whose table of contents is its end.
     if Path(path).is_file() and not zipfile.is_zipfile(path):
         raise UserError(f"'{path}' is not a whole checkpoint: give a .ckpt file that a `fit` has written")

@@ -11,6 +11,9 @@ from tst_lightning.schedule import Schedule
 FractionOf = Literal["steps", "data"]
 TokensPerStep = Literal["scaled", "constant"]
 
+MAX_BAG_SIZE = 65_536
+"""Each place in a bag has a weight of its own."""
+
 
 @dataclass(frozen=True)
 class SuperpositionStages:
@@ -100,8 +103,11 @@ class SuperpositionStages:
                 f"other), got bag_size={self.bag_size} and bag_sizes={self.bag_sizes}"
             )
         for size in self.sizes:
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise UserError(f"bag_size={size!r}: give an integer of at least 1 (the paper's best: 4 to 8)")
+            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BAG_SIZE:
+                raise UserError(
+                    f"bag_size={size!r}: give an integer of at least 1 (the paper's best: 4 to 8) and at most "
+                    f"{MAX_BAG_SIZE}"
+                )
         if self.bag_sizes is not None and (len(self.bag_sizes) < 2 or self.bag_sizes[-1] != 1):
             raise UserError(
                 f"bag_sizes={list(self.bag_sizes)}: give two or more, of which the last is 1 (the recovery), such as "

@@ -1,9 +1,11 @@
 """``tst-lightning evaluate``: lm-eval tasks on a checkpoint."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from tst_lightning.errors import UserError
+from tst_lightning.files import require_writable
 
 
 def evaluate(
@@ -25,14 +27,15 @@ def evaluate(
     folder and need no network. Tasks of lm-eval, such as arc_easy, are downloaded once, or read from task_data_dir.
 
     Args:
-        ckpt_path: A .ckpt file of a fit run, or a Hugging Face model folder.
+        ckpt_path: A .ckpt of a fit run (a file, or a sharded folder), or a Hugging Face model folder.
         tasks: Names of tasks, groups or tags, or paths of task YAML files, such as heldout,arc_easy.
         data_dir: The prepared data folder, or its URL: its tokenizer, and its items of the bundled tasks. Default:
             the one that a .ckpt was trained on; for a model folder, the tokenizer in that folder.
         task_data_dir: Folder of local copies of the data of lm-eval's own tasks: arc_easy.jsonl, or for the subtasks
             of a group blimp/causative.jsonl, with the data set's own fields. Nothing is downloaded then. (Not
             data_dir, which is the corpus.)
-        output_dir: Where to write lm-eval's results and samples files. Replaced if it exists. Default: nowhere.
+        output_dir: Where to write lm-eval's results and samples files: a folder of its own, which is replaced if it
+            holds an earlier evaluation. Default: nowhere.
         limit: Evaluate only the first items of each task.
         max_length: Longest input in tokens; longer contexts lose their beginning. Default: the length that a
             .ckpt was trained with, at most the model's positions.
@@ -45,13 +48,17 @@ def evaluate(
     """
     tasks = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else tasks
     _check(tasks, limit, max_length, batch_tokens)
+    if output_dir is not None:
+        _require_replaceable(Path(output_dir))
     import torch
 
     from tst_lightning.data.tokenizer import load_tokenizer
     from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
+    from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
 
     hosting = _check_device(device)
-    checkpoint = {} if Path(ckpt_path).is_dir() else read_checkpoint(ckpt_path)
+    is_model_folder = Path(ckpt_path).is_dir() and not is_sharded_checkpoint(ckpt_path)
+    checkpoint = {} if is_model_folder else read_checkpoint(ckpt_path)
     data_dir = data_dir or checkpoint.get("data_dir") or None
     tokenizer = load_tokenizer(data_dir, fallback=ckpt_path)
     from tst_lightning.evaluation.run import evaluate_tasks, longest_input
@@ -87,6 +94,21 @@ def _check(tasks: list[str], limit: int | None, max_length: int | None, batch_to
     for name, value in (("limit", limit), ("max_length", max_length), ("batch_tokens", batch_tokens)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}, and must be at least 1")
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse an ``output_dir`` that holds anything but an earlier evaluation: it is replaced as a whole."""
+    if folder.is_dir():
+        names = [path.name for path in folder.iterdir()]
+        others = sorted(name for name in names if not re.fullmatch(r"(results|samples)_.*\.jsonl?", name))
+        if others:
+            raise UserError(
+                f"output_dir '{folder}' holds other files than an evaluation's ('{others[0]}'), and would be replaced: "
+                "choose a folder of its own"
+            )
+    elif folder.exists():
+        raise UserError(f"output_dir '{folder}' is a file: choose a folder that does not exist yet")
+    require_writable(folder, "output_dir")
 
 
 def _check_device(device: str) -> Any:

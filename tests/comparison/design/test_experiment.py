@@ -102,7 +102,7 @@ def test_override_values_survive_the_command_line(value: object) -> None:
         ({"arms": plain_arms({"baseline": Overlay()}, "baseline")}, "two or more"),
         ({"arms": plain_arms({"baseline": Overlay(), "../x": Overlay()}, "baseline")}, "'../x' becomes a folder name"),
         ({"arms": plain_arms({"baseline": Overlay(), "..": Overlay()}, "baseline")}, "'..' becomes a folder name"),
-        ({"arms": plain_arms({"baseline": Overlay(), "Baseline": Overlay()}, "baseline")}, "upper and lower case"),
+        ({"arms": plain_arms({"baseline": Overlay(), "Baseline": Overlay()}, "baseline")}, "only in case"),
         ({"seeds": ()}, "no seeds"),
         ({"seeds": (1, 1)}, "not unique"),
         ({"seeds": (-1,)}, "between 0 and"),

@@ -41,8 +41,6 @@ FOLDER_KEY = "trainer.default_root_dir"
 """Key of `fit` that a run's folder sets."""
 STEPS_KEY = "trainer.max_steps"
 """Key of `fit` that a run's length sets."""
-
-
 CHECKPOINT_OPTION = "--ckpt_path"
 _ADDED_CALLBACK = "--trainer.callbacks+="
 _BRANCH_POINTS = "callbacks.BranchPoints"
@@ -194,8 +192,13 @@ class Experiment:
             if values["evaluation"] is not None:
                 values["evaluation"] = EvaluationSpec(**values["evaluation"])
             values |= {"output_dir": Path(output_dir), "seeds": tuple(values["seeds"])}
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            experiment = cls(**values)
+            if problems := _loaded_problems(experiment):
+                raise ValueError("; ".join(problems))
+            return experiment
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"'{path}' is not readable as an experiment ({error!r}): {again}") from error
 
 
@@ -256,14 +259,19 @@ def _name_problems(experiment: Experiment) -> list[str]:
                 "with a letter or digit first"
             )
     if len({arm.lower() for arm in experiment.arms}) < len(experiment.arms):
-        problems.append(
-            "two arm names differ only in upper and lower case and would share a folder "
-            "on some file systems: rename one"
-        )
+        problems.append("two arm names differ only in case and would share a folder on some file systems: rename one")
     methods = list(dict.fromkeys(arm.method for arm in experiment.arms.values()))
     if experiment.baseline not in methods:
         problems.append(f"baseline '{experiment.baseline}' is not an arm: name one of {', '.join(methods)}")
     return problems
+
+
+def _loaded_problems(experiment: Experiment) -> list[str]:
+    """What a file may say that no comparison has saved: names that are folders elsewhere, or of no arm."""
+    named = {name for arm in experiment.arms.values() for name in (arm.name, *arm.references, arm.trunk)}
+    arms = [f"'{name}' is not an arm" for name in named - {*experiment.arms, None}]
+    seeds = [f"seed {seed!r} is not an integer" for seed in experiment.seeds if not isinstance(seed, int)]
+    return [*arms, *seeds, *_name_problems(experiment)]
 
 
 def _value_text(value: Value) -> str:

@@ -37,7 +37,7 @@ def read_paper_curves(folder: str | Path) -> list[PaperCurves]:
 
 
 def _read(path: Path) -> PaperCurves:
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8", errors="replace") as stream:
         reader = csv.DictReader(stream)
         if lacking := [column for column in COLUMNS if column not in (reader.fieldnames or [])]:
             raise UserError(f"'{path}' lacks the column {', '.join(lacking)}: it needs {', '.join(COLUMNS)}")

@@ -1,0 +1,113 @@
+"""What the options of a run must be that Lightning, PyTorch and transformers take as they come, or refuse late."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tst_lightning.errors import UserError
+
+MAX_SEED = 2**32 - 1
+"""numpy's, which ``seed_everything`` sets too."""
+_LEAST_ONE = ("accumulate_grad_batches", "log_every_n_steps")
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings",
+)  # fmt: skip
+"""Of a Hugging Face configuration, where it has them. Of -1 layers transformers makes a model that has none."""
+
+
+def require_run_options(config: Any, defaults: Mapping[str, Any]) -> None:
+    """Refuse values of a parsed ``fit``, ``validate`` or ``test`` that would end it later, or be trained with.
+
+    Args:
+        config: of the command.
+        defaults: by dotted key.
+
+    Raises:
+        UserError: naming every problem found.
+    """
+    groups = {name: getattr(config, name, None) for name in ("model", "data", "trainer")}
+    if wrong := [f"{name} is {value!r}" for name, value in groups.items() if not hasattr(value, "keys")]:
+        raise UserError(f"{', '.join(wrong)}: give a mapping of its options, as the files in configs/ do")
+    nulls = [key for key, default in defaults.items() if default is not None and config.get(key, default) is None]
+    # Lightning's own null stands for a default of its own.
+    if nulls := [key for key in nulls if not key.startswith("trainer.")]:
+        raise UserError(f"{', '.join(nulls)}: null is no value here; give one, or leave it out for the default")
+    if problems := [*_seed_problems(config), *_trainer_problems(config.trainer)]:
+        raise UserError("; ".join(problems))
+
+
+def require_model_sizes(config: Any) -> None:
+    """Refuse a Hugging Face configuration of which no model can be made; raises ``UserError``."""
+    from transformers.activations import ACT2FN
+
+    config = config.get_text_config()
+    sizes = {name: getattr(config, name, None) for name in _SIZES}
+    wrong = [f"{name}={value}" for name, value in sizes.items() if isinstance(value, int | float) and not value >= 1]
+    if wrong:
+        raise UserError(f"model.config has {', '.join(wrong)}: give integers of at least 1")
+    activation = getattr(config, "hidden_act", None)
+    if isinstance(activation, str) and activation not in ACT2FN:
+        raise UserError(f"model.config has hidden_act={activation!r}: choose one of {', '.join(sorted(ACT2FN))}")
+
+
+def require_optimizer(factory: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Refuse options that the optimizer does not take, before there is a model; raises ``UserError``."""
+    from torch import nn
+
+    from tst_lightning.optimizers import parameter_groups
+
+    try:
+        factory(parameter_groups(_least_module(nn.Embedding(2, 2), nn.Linear(2, 2))))
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.optimizer refuses its options: {error}") from error
+
+
+def _least_module(embedding: Any, hidden: Any) -> Any:
+    """A module with a parameter of every kind."""
+    from torch import nn
+
+    module = nn.Sequential(embedding, hidden)
+    module.get_input_embeddings = lambda: embedding
+    module.get_output_embeddings = lambda: None
+    return module
+
+
+def _seed_problems(config: Any) -> Iterator[str]:
+    for name, seed in (("seed_everything", config.seed_everything), ("model.init_seed", config.model.init_seed)):
+        if seed is not None and not 0 <= seed <= MAX_SEED:
+            yield f"{name}={seed}: give an integer from 0 to 2**32 - 1"
+
+
+def _trainer_problems(trainer: Any) -> Iterator[str]:
+    for name in _LEAST_ONE:
+        value = trainer[name]
+        if value is not None and value < 1:
+            yield f"trainer.{name}={value}: give an integer of at least 1"
+    interval = trainer.val_check_interval
+    if isinstance(interval, int | float) and not 0 < interval < math.inf:
+        yield (
+            f"trainer.val_check_interval={interval}: give a number of batches of at least 1, or a share of the run "
+            "above 0 and up to 1.0"
+        )
+    clip = trainer.gradient_clip_val
+    if clip is not None and not clip >= 0:
+        yield f"trainer.gradient_clip_val={clip}: give a number of at least 0"
+    if not _names_devices(trainer.devices):
+        yield f"trainer.devices={trainer.devices!r}: give auto, a number of at least 1, -1 for all devices, or a list"
+
+
+def _names_devices(devices: Any) -> bool:
+    if isinstance(devices, str):
+        words = devices.split(",")
+        if devices.strip() == "auto" or (len(words) > 1 and all(word.strip().isdecimal() for word in words if word)):
+            return True
+        try:
+            devices = int(devices)
+        except ValueError:
+            return False
+    if isinstance(devices, int):
+        return devices >= 1 or devices == -1
+    return bool(devices)
