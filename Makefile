@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format docs benchmarks clean
+.PHONY: help demo test slow faults lint format docs benchmarks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s%s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 slow: $(READY)  ## the slow tests as well
 	$(BIN)/python -m pytest -m 'not gpu'
 
+faults: $(READY)  ## kill, stop and starve runs, resume them, and compare bits (tests/faults/)
+	$(BIN)/python -m pytest tests/faults
+
 lint: $(READY)  ## ruff: style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +49,8 @@ benchmarks: $(READY)  ## time losses, preparation, loader, packing, n-gram targe
 	-$(BIN)/python benchmarks/loader.py
 	-$(BIN)/python benchmarks/packing.py
 	-$(BIN)/python benchmarks/ngram.py  # of data/books: configs/prepare/books.yaml
+	-$(BIN)/python benchmarks/plan_memory.py
+	-$(BIN)/python benchmarks/sharded_memory.py
 	$(BIN)/python benchmarks/evaluation.py
 
 clean:  ## remove the virtual environment and caches (not data or results)

@@ -25,6 +25,7 @@ from lightning.pytorch import LightningModule, Trainer
 from callbacks.resuming import SameRunCallback
 from tst_lightning.data.reading.curriculum import Curriculum, length_schedule
 from tst_lightning.data.reading.decomposition import CURRICULUM, LongDocuments
+from tst_lightning.data.reading.options import replicas
 from tst_lightning.data.reading.order import MIXTURE, generator
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
@@ -67,6 +68,8 @@ class LengthCurriculum(SameRunCallback):
         long_documents: LongDocuments = "random",
     ) -> None:
         super().__init__()
+        if isinstance(min_length, bool) or not isinstance(min_length, int) or min_length < 1:
+            raise UserError(f"min_length={min_length!r}: give a power of two, such as 256")
         if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
             raise UserError(f"cycles={cycles!r}: give an integer of at least 1 (the authors' runs have 8)")
         for name, value, kind in (
@@ -108,7 +111,7 @@ class LengthCurriculum(SameRunCallback):
         self.schedule = length_schedule(tokens, trainer.max_steps, self.curriculum, self.cycles, random)
         data.set_schedule(self.schedule)
         if callable(getattr(data, "check", None)):
-            data.check(trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size)
+            data.check(trainer.max_steps, trainer.accumulate_grad_batches, replicas(trainer)[0])
 
     def state_dict(self) -> dict[str, Any]:
         names = ("min_length", "curriculum", "cycles", "long_documents")

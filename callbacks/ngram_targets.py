@@ -53,7 +53,7 @@ class NgramTargets(SameRunCallback):
         super().__init__()
         shares = {"alpha": alpha, "alpha_end": alpha_end, "anneal_start": anneal_start, "anneal_end": anneal_end}
         for name, value in shares.items():
-            if not 0 <= value <= 1:  # nor is it, if it is no number
+            if value is None or not 0 <= value <= 1:  # nor is it, if it is no number
                 raise UserError(f"{name}={value}: give a number from 0 to 1")
         if anneal_end < anneal_start:
             raise UserError(f"anneal_end={anneal_end} is before anneal_start={anneal_start}: exchange them")

@@ -31,6 +31,7 @@ from callbacks.resuming import SameRunCallback
 from callbacks.superposed_loss import LossKind, require_weights_in_use, superposed_loss, weights_by_bag_size
 from callbacks.switch import OnSwitch, Reinitialize, reinitialize_embedding_and_head, reset_optimizer
 from tst_lightning.bags import WeightKind, superpose_embedding
+from tst_lightning.data.reading.options import replicas
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import Restart
 from tst_lightning.schedule import Schedule, Stage
@@ -148,7 +149,7 @@ class SuperpositionCallback(SameRunCallback):
             restart = Restart(self.schedule.last_switch, whole=self.on_switch == "restart_schedule")
             pl_module.learning_rate_restart = restart if begins_anew else None
         if callable(getattr(trainer.datamodule, "check", None)):
-            trainer.datamodule.check(trainer.max_steps, trainer.accumulate_grad_batches, trainer.world_size)
+            trainer.datamodule.check(trainer.max_steps, trainer.accumulate_grad_batches, replicas(trainer)[0])
 
     def _check_protocol(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
