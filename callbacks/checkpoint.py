@@ -70,6 +70,10 @@ class StepCheckpoint(PublishedCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._signals.listen(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._signals.stop_listening(trainer)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

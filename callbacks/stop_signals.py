@@ -55,6 +55,11 @@ class StopSignals:
         if trainer.received_sigterm:  # while the run was set up
             self.end(trainer, signal.SIGTERM)
 
+    def stop_listening(self, trainer: Trainer) -> None:
+        """Put back what was there before the fit where it ends in an exception; Lightning does it only otherwise."""
+        if threading.current_thread() is threading.main_thread():
+            trainer._signal_connector.teardown()
+
     def agreed(self, trainer: Trainer) -> int | None:
         """The signal that any process has received, the same in all; None if there was none. A collective call."""
         ranks = [signal.SIGINT, signal.SIGTERM, self._requeue_signal]  # which one counts, if there are several
@@ -78,7 +83,11 @@ class StopSignals:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # a reading worker has inherited this handler
+            # A forked process has inherited this handler. Ctrl-C is the main process' affair; workers are shielded.
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            return
         seconds = time.monotonic()
         if not self._received:
             self._first_seconds = seconds

@@ -1,6 +1,7 @@
 """Fixtures that several test folders use."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def prepared_dir(prepared_source: Path, tmp_path: Path) -> Path:
     A copy of one's own: a test may damage it.
     """
     return Path(shutil.copytree(prepared_source, tmp_path / "prepared"))
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers_are_put_back():
+    """A fit handles signals in its own way, and leaves no trace of it, however it ends."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(signum) for signum in ending]
+    yield
+    assert [signal.getsignal(signum) for signum in ending] == before
