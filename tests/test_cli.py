@@ -140,6 +140,7 @@ BAD_INPUTS = {
     "recovery": ([CALLBACK, f"{BAG}=4", "--trainer.callbacks.recovery_step=4"], "until step 4 leaves no recovery"),
     "group": ([CALLBACK, f"{BAG}=3", RATIO, "--data.rows_per_group=4"], "rows_per_group=4 is not divisible"),
     "two methods": ([CALLBACK, f"{BAG}=4", RATIO] * 2, "has 2 SuperpositionCallbacks, .* lay over one of .*tst.yaml"),
+    "two checkpoints": (["--trainer.callbacks+=StepCheckpoint"], "has 2 StepCheckpoints, .* your trainer file"),
     "config": (["--config", "{missing}"], "File does not exist"),
     "key": (["--config", "{unknown}"], "hiden_size"),
     "flag": (["--trainer.max_step=3"], "max_step"),

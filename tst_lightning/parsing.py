@@ -46,12 +46,13 @@ def require_config_files(arguments: Sequence[str]) -> None:
     Raises:
         UserError: naming the file, the place in it and what is wrong there.
     """
-    for path in _config_paths(arguments):
+    for path in config_paths(arguments):
         if Path(path).is_file():
             _require_mapping(path)
 
 
-def _config_paths(arguments: Sequence[str]) -> Iterator[str]:
+def config_paths(arguments: Sequence[str]) -> Iterator[str]:
+    """The files given as ``--config``, in order."""
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument in ("--config", "-c"):
             yield following

@@ -32,7 +32,8 @@ class Scripted(L.LightningModule):
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         micro, bag_size = batch["micro"], batch["tokens"].shape[-1]
         zero = (self.embedding.weight - self.embedding.weight.detach()).sum()
-        zero.register_hook(lambda gradient: gradient * self.gradient(micro))
+        scale = self.gradient(micro)  # a hook that holds the module keeps it alive with the graph of its last loss
+        zero.register_hook(lambda gradient: gradient * scale)
         return zero + self.losses(micro, bag_size)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

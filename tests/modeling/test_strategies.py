@@ -9,7 +9,7 @@ from runs import tiny_data, tiny_llama, tiny_module, tiny_trainer
 from transformers import GPT2Config, Qwen3Config, Qwen3MoeConfig
 
 from tst_lightning.errors import UserError
-from tst_lightning.modeling.strategies import REFUSED, require_mesh, require_supported
+from tst_lightning.modeling.strategies import REFUSED, require_launched, require_mesh, require_supported
 
 
 def model_parallel(tensor_parallel_size):
@@ -78,6 +78,22 @@ def test_sizes_that_are_not_the_processes_are_refused(sizes, tmp_path):
 def test_sizes_that_are_the_processes_are_taken(sizes, tmp_path):
     require_mesh(model_parallel_trainer(tmp_path, data_parallel_size=sizes[0], tensor_parallel_size=sizes[1]))
     require_mesh(tiny_trainer(tmp_path, 6, devices=2, strategy="ddp"))
+
+
+def test_several_machines_without_anything_that_starts_them_are_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    several = tiny_trainer(tmp_path, 6, devices=2, num_nodes=2, strategy="ddp")
+    with pytest.raises(UserError, match=r"num_nodes=2, and this process was started by neither srun nor torchrun"):
+        require_launched(several)
+    require_launched(tiny_trainer(tmp_path, 6, devices=2, strategy="ddp"))
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    require_launched(several)
+
+
+def test_a_lightning_that_names_its_sizes_otherwise_checks_them_itself(tmp_path):
+    trainer = model_parallel_trainer(tmp_path, data_parallel_size=3)
+    del trainer.strategy._data_parallel_size
+    require_mesh(trainer)
 
 
 def test_checkpoints_number_parameters_as_the_module_does(prepared_dir, tmp_path):

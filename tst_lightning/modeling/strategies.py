@@ -1,5 +1,6 @@
 """Which of Lightning's strategies train the same thing as one device, and which are refused, each with its reason."""
 
+import os
 from typing import Any
 
 from tst_lightning.errors import UserError
@@ -52,7 +53,10 @@ def require_mesh(trainer: Any) -> None:
     if type(strategy).__name__ != "ModelParallelStrategy":
         return
     # Lightning keeps them to itself until the processes have met, and then ends with a traceback in each.
-    data, tensor = strategy._data_parallel_size, strategy._tensor_parallel_size
+    try:
+        data, tensor = strategy._data_parallel_size, strategy._tensor_parallel_size
+    except AttributeError:  # a release that names them otherwise: what remains is Lightning's own check
+        return
     data = trainer.num_nodes if data == "auto" else data
     tensor = trainer.num_devices if tensor == "auto" else tensor
     processes = trainer.num_devices * trainer.num_nodes
@@ -61,6 +65,25 @@ def require_mesh(trainer: Any) -> None:
             f"data_parallel_size={data} * tensor_parallel_size={tensor} is {data * tensor}, and devices="
             f"{trainer.num_devices} * num_nodes={trainer.num_nodes} is {processes}: for shares of the weights on all "
             f"devices set data_parallel_size to {processes} and tensor_parallel_size to 1"
+        )
+
+
+def require_launched(trainer: Any) -> None:
+    """Refuse several machines without anything that starts processes on them: the first would wait without a word.
+
+    Args:
+        trainer: built, and not running yet.
+
+    Raises:
+        UserError: neither Slurm nor torchrun has started this process, nor is there a MASTER_ADDR.
+    """
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    environment = trainer.strategy.cluster_environment if trainer.num_nodes > 1 else None
+    if isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"num_nodes={trainer.num_nodes}, and this process was started by neither srun nor torchrun, nor does "
+            "MASTER_ADDR say where the first machine is: see docs/multinode/, or set num_nodes to 1"
         )
 
 

@@ -289,5 +289,7 @@ def test_altered_document_ends_are_refused(prepared_dir: Path, tmp_path: Path) -
     ends[2] += 1
     ends.tofile(path)
     data = TokenDataModule(str(prepared_dir), 16, 4, num_workers=0, packing="best_fit")
-    with pytest.raises(UserError, match=r"ends\.u32' is not the file that the manifest lists \(sha256 .* it was altered"):
+    with pytest.raises(
+        UserError, match=r"ends\.u32' is not the file that the manifest lists \(sha256 .* it was altered"
+    ):
         fit(data, trainer(tmp_path, 2))
