@@ -42,7 +42,7 @@ def target_weights(targets_Ns: Tensor, weights: Weights, dtype: torch.dtype) -> 
         1 over the number of positions that count.
     """
     if isinstance(weights, tuple):
-        weights = _on_device(weights, dtype, targets_Ns.device)
+        weights = weights_on_device(weights, dtype, targets_Ns.device)
     weights_Ns = weights.to(dtype) * (targets_Ns != IGNORE)
     total_N1 = weights_Ns.sum(-1, keepdim=True)
     per_position = 1 / (total_N1 > 0).sum().clamp(min=1).to(dtype)
@@ -50,7 +50,7 @@ def target_weights(targets_Ns: Tensor, weights: Weights, dtype: torch.dtype) -> 
 
 
 @lru_cache(maxsize=64)
-def _on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def weights_on_device(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Copied once: a copy from the host on every step would make it wait for the device."""
     with torch.inference_mode(False):
         return torch.tensor(weights, dtype=dtype, device=device)
@@ -184,7 +184,7 @@ class TargetLoss:
             return self.weights
         # Two constants on the device, mixed there: weights that change at every step are not copied to it.
         first = (1.0,) + (0.0,) * (len(self.weights) - 1)
-        ends = (_on_device(weights, torch.float32, targets_Ns.device) for weights in (self.weights, first))
+        ends = (weights_on_device(weights, torch.float32, targets_Ns.device) for weights in (self.weights, first))
         return torch.lerp(*ends, self.next_token_share)
 
 

@@ -61,7 +61,7 @@ def require_optimizer(factory: Callable[[list[dict[str, Any]]], Any]) -> None:
         factory(parameter_groups(_least_module(nn.Embedding(2, 2), nn.Linear(2, 2))))
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: torch's, of options that exclude each other
         raise UserError(f"model.optimizer refuses its options: {error}") from error
 
 

@@ -171,6 +171,6 @@ def test_a_loss_that_is_no_number_ends_all_ranks_with_the_same_message(corpus: P
 
 def last_shard_of(corpus: Path, rank: int) -> str:
     """The file that a rank reads last, from the plan."""
-    plan = TokenDataModule(str(corpus), 32, 4, streams=2, shuffle_shards=1)._plan(accumulate=1, world_size=2)
+    plan = TokenDataModule(str(corpus), 32, 4, streams=2, shuffle_shards=1).plan_of(accumulate=1, world_size=2)
     ((span,),) = plan.batch(STEPS - 1, rank)[:1]
     return Manifest.load(corpus).train.shards[span.shard].file

@@ -107,8 +107,7 @@ class TokenDataModule(lightning.LightningDataModule):
         self.validation_batch_size = batch_size if validation_batch_size is None else validation_batch_size
         self.validation_windows = validation_windows
         self.num_workers = num_workers
-        self.streams = streams
-        self.shuffle_shards = shuffle_shards
+        self.streams, self.shuffle_shards = streams, shuffle_shards
         self.cache_bytes = cache_bytes
         self.verify_shards = verify_shards
         require_valid_options(self)
@@ -176,7 +175,7 @@ class TokenDataModule(lightning.LightningDataModule):
         Raises:
             UserError: no ``max_steps``, too few tokens, or sizes that do not divide.
         """
-        plan = self._plan(accumulate, world_size)
+        plan = self.plan_of(accumulate, world_size)
         if self.trainer is None:  # or it is measured when the loaders are built, and a checkpoint's step is known
             require_enough_text(plan, self._names, max_steps, self.epochs)
 
@@ -237,7 +236,11 @@ class TokenDataModule(lightning.LightningDataModule):
     @property
     def plan(self) -> Plan | DecomposedPlan:
         """Of the Trainer's fit: which rows of text each micro-batch has."""
-        return self._train_plan or self._plan(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
+        return self._train_plan or self.plan_of(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
+
+    def plan_of(self, accumulate: int, world_size: int, history: History = ()) -> Plan | DecomposedPlan:
+        """That of any run, Trainer or not; see ``reading.planning.planned``. Raises ``UserError``."""
+        return planned(self, self._builder, self._group_rows, accumulate, world_size, history)
 
     def positions(self, steps: int) -> int:
         """Positions that the model sees in ``steps`` optimizer steps, over all devices, padding included."""
@@ -276,17 +279,14 @@ class TokenDataModule(lightning.LightningDataModule):
     def _check_fit(self) -> None:
         """Everything that must hold before the first training batch is read."""
         trainer, (world_size, _) = self.trainer, replicas(self.trainer)
-        plan = self._train_plan = self._plan(trainer.accumulate_grad_batches, world_size)
+        plan = self._train_plan = self.plan_of(trainer.accumulate_grad_batches, world_size)
         if saved := self._loaded_state:
             require_same_order(saved, self.state_dict())
             history = continued_history(saved, plan.global_batch)
-            plan = self._train_plan = self._plan(trainer.accumulate_grad_batches, world_size, history)
+            plan = self._train_plan = self.plan_of(trainer.accumulate_grad_batches, world_size, history)
         require_enough_text(plan, self._names, trainer.max_steps, self.epochs)
         if self._train_rows is not None:  # Lightning has built the loader before it read the checkpoint
             self._train_rows.plan = plan
-
-    def _plan(self, accumulate: int, world_size: int, history: History = ()) -> Plan | DecomposedPlan:
-        return planned(self, self._builder, self._group_rows, accumulate, world_size, history)
 
     @property
     def _group_rows(self) -> int:

@@ -32,7 +32,7 @@ ADDED = {
     },
     "model": {"compilation": "none", "multi_token": None},
     "learning_rate_schedule": {"decay_shape": "linear"},
-    "data": {"fold_by_document": False},
+    "data": {"fold_by_document": False, "verify_shards": "background"},
 }
 
 
@@ -59,9 +59,25 @@ def test_defaults_that_came_later_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    "callback", ["LossGuard", "StepCheckpoint", "Throughput", "BranchPoints", "DownstreamEvaluation"]
+)
+def test_a_callback_more_that_looks_on_changes_nothing(callback: str) -> None:
+    watched = later()
+    watched["trainer"]["callbacks"].append({"class_path": f"callbacks.{callback}", "init_args": {"window_steps": 50}})
+    assert told_apart(EARLIER, watched) == told_apart(watched, EARLIER) == []
+    bare, only_watched = (
+        {"trainer": {"callbacks": None}},
+        {"trainer": {"callbacks": watched["trainer"]["callbacks"][1:]}},
+    )
+    assert told_apart({}, only_watched) == told_apart(only_watched, {}) == []
+    assert told_apart(bare, EARLIER) != []
+
+
+@pytest.mark.parametrize(
     ("option", "value", "key"),
     [
         ("fold_by_document", True, "data.fold_by_document"),
+        ("verify_shards", "none", "data.verify_shards"),
         ("compilation", "lazy", "model.compilation"),
         ("decay_shape", "cosine", "model.learning_rate_schedule.decay_shape"),
         ("loss", "hinge", "trainer.callbacks.SuperpositionCallback.loss"),

@@ -237,8 +237,32 @@ def test_folder_of_a_changed_config_is_refused(tmp_path: Path) -> None:
 
     run_all(runs())
     check_identity(runs())
+    config.write_text("a: 1\ntrainer: {callbacks: [{class_path: callbacks.LossGuard}]}\n")
+    with pytest.raises(UserError, match="says something else"):
+        check_identity(runs())
     config.write_text("a: 2\n")
     with pytest.raises(UserError, match=r"c.yaml says something else than when it was begun"):
+        check_identity(runs())
+
+
+def test_a_run_goes_on_although_its_config_has_a_guard_more(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    guard = "{class_path: callbacks.LossGuard}"
+    config.write_text("trainer: {callbacks: [{class_path: callbacks.Throughput}]}\n")
+
+    def runs() -> list[Run]:
+        arms = plain_arms({"a": Overlay([], {"fake": "once"}), "b": Overlay([], {"fake": "ok"})}, "a")
+        return Experiment("e", tmp_path, (1,), Overlay([str(config)]), arms, "a").runs()
+
+    run_all(runs())
+    config.write_text(f"trainer: {{callbacks: [{{class_path: callbacks.Throughput}}, {guard}]}}\n")
+    check_identity(runs())
+    outcome, shown = run_all(runs())
+    assert outcome == Outcome([], [])
+    assert "a seed 1: resumed from its last checkpoint" in shown
+    check_identity(runs())
+    config.write_text(f"trainer: {{max_steps: 3, callbacks: [{{class_path: callbacks.Throughput}}, {guard}]}}\n")
+    with pytest.raises(UserError, match="says something else"):
         check_identity(runs())
 
 
@@ -248,9 +272,27 @@ def test_a_signal_ends_the_children_and_says_how_to_go_on(tmp_path: Path, number
     parent.send_signal(number)
     _, shown = parent.communicate(timeout=90)
     assert parent.returncode == code
+    assert "waiting up to 2 min 00 s for 2 runs to save and end; a second signal" in shown
     assert "give the same command again" in shown
     assert not any(is_alive(pid) for pid in pids)
     assert not list(tmp_path.glob("runs/*/*/finished.json"))
+
+
+def test_a_second_signal_does_not_wait_for_children_that_take_their_time(tmp_path: Path) -> None:
+    ignore = "import runpy, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); sys.argv.pop(0); "
+    program = (FAKE[0], "-c", ignore + "runpy.run_path(sys.argv[0], run_name='__main__')", FAKE[1])
+    parent, pids = start_parent(tmp_path, program)
+    try:
+        parent.send_signal(signal.SIGINT)
+        assert any(line.startswith("waiting up to") for line in parent.stderr)
+        assert all(is_alive(pid) for pid in pids)
+        parent.send_signal(signal.SIGINT)
+        # Less than the children sleep and than the runner's patience.
+        parent.communicate(timeout=30)
+    finally:
+        parent.kill()
+    assert parent.returncode == 130
+    assert not any(is_alive(pid) for pid in pids)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends the children of a killed parent on Linux only")
@@ -261,10 +303,10 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
 
 
-def start_parent(folder: Path) -> tuple[subprocess.Popen, list[int]]:
+def start_parent(folder: Path, program: tuple[str, ...] = FAKE) -> tuple[subprocess.Popen, list[int]]:
     """A comparison of two sleeping runs in a process of its own; returns it and its children's ids."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(folder), *FAKE],
+        [sys.executable, "-c", PARENT, str(folder), *program],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for(lambda: len(list(folder.glob("runs/*/*/ready"))) == 2 or parent.poll() is not None)

@@ -67,19 +67,40 @@ def read(prepared_dir: Path, tmp_path: Path) -> list[int]:
     return list(dict.fromkeys(row[0].shard for micro in range(STEPS) for row in data.plan.batch(micro, 0)))
 
 
+class WaitForPatrol(Recorder):
+    def on_train_batch_end(self, *arguments) -> None:
+        self.trainer.datamodule._patrol._thread.join(30)
+
+
 def test_the_patrol_ends_a_run_long_before_the_shards_turn(prepared_dir: Path, tmp_path: Path, read: list[int]) -> None:
     path = prepared_dir / "train" / Manifest.load(prepared_dir).train.shards[read[-1]].file
     flip(path, 1000)
     data = make_data(prepared_dir, shuffle_shards=1)
-
-    class WaitForPatrol(Recorder):
-        def on_train_batch_end(self, *arguments) -> None:
-            data._patrol._thread.join(30)
-
     module = WaitForPatrol()
     with pytest.raises(UserError, match=rf"'{path}' is not the shard that its manifest lists"):
         trainer(tmp_path, STEPS).fit(module, data)
     assert len(module.rows) == 1
+
+
+def test_what_ends_the_patrol_itself_is_not_lost(
+    prepared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list of shards is made in the thread too: a refusal there ends the run, anything else is warned of."""
+
+    def broken(error: Exception):
+        yield from ()
+        raise error
+
+    monkeypatch.setattr(checksums, "shards_of_run", lambda data: broken(UserError("no such corpus")))
+    module = WaitForPatrol()
+    with pytest.raises(UserError, match="no such corpus"):
+        trainer(tmp_path, STEPS).fit(module, make_data(prepared_dir))
+    assert len(module.rows) <= 1
+    monkeypatch.setattr(checksums, "shards_of_run", lambda data: broken(KeyError("plan")))
+    module = WaitForPatrol()
+    with pytest.warns(UserWarning, match=r"verify_shards=background has ended early \(KeyError: 'plan'\)"):
+        trainer(tmp_path, 3).fit(module, make_data(prepared_dir))
+    assert len(module.rows) == 3
 
 
 def test_the_patrol_goes_through_the_shards_in_the_order_of_the_run(

@@ -4,20 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tst_lightning.comparison.design.comparability import ABSENT, read_config
+from tst_lightning.comparison.design.config_files import WATCHERS
 from tst_lightning.comparison.design.experiment import FOLDER_KEY, SEED_KEYS
 
-_TRAIN_ALIKE = (
-    "callbacks.BranchPoints",
-    "callbacks.DownstreamEvaluation",
-    "callbacks.StepCheckpoint",
-    "callbacks.Throughput",
-    "lightning.pytorch.callbacks.TQDMProgressBar",
-)
+_TRAIN_ALIKE = (*WATCHERS, "callbacks.DownstreamEvaluation")
 """Callbacks that only look on: the same weights come out with and without them."""
 
 _SUPERPOSITION = "trainer.callbacks.SuperpositionCallback"
 _ADDED = {
     "data.fold_by_document": False,
+    "data.verify_shards": "background",
     "model.compilation": "none",
     "model.multi_token": None,
     "model.learning_rate_schedule.decay_shape": "linear",

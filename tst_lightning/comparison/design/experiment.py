@@ -4,7 +4,6 @@ A run is nothing but a command line that the user could type, so whatever a comp
 by hand from the `command.txt` in the run's folder.
 """
 
-import hashlib
 import json
 import re
 import shlex
@@ -16,6 +15,7 @@ from typing import Literal
 import yaml
 
 from tst_lightning.comparison.design.arms import Arm, Overlay, Value
+from tst_lightning.comparison.design.config_files import config_digest
 from tst_lightning.comparison.design.halving import halving_problems
 from tst_lightning.comparison.design.scoring import EvaluationSpec
 from tst_lightning.errors import UserError
@@ -121,7 +121,7 @@ class Experiment:
         Started in this order they train at the same time and under the same load of the machine, so that
         their wall times can be compared. The trunk of a branch stands before it.
         """
-        config_hash = cache(_config_hash)
+        config_hash = cache(config_digest)
         runs = []
         for seed in self.seeds:
             for arm in self.arms.values():
@@ -283,16 +283,3 @@ def _value_text(value: Value) -> str:
         except yaml.YAMLError:
             pass
     return json.dumps(value)
-
-
-def _config_hash(path: str) -> str:
-    """sha256 of what a YAML file says.
-
-    Raises:
-        UserError: the file is not YAML.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config file '{path}' is not readable as YAML: {error}") from error
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

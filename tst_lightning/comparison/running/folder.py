@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tst_lightning.comparison.design.config_files import says_the_same
 from tst_lightning.comparison.design.experiment import CHECKPOINT_OPTION, PROGRAM, Run, adds_branch_points
 from tst_lightning.errors import UserError
 from tst_lightning.files import read_json, write_atomically
@@ -187,7 +188,7 @@ def _differences(run: Run) -> list[str]:
     differences += [
         f"{path} says something else than when it was begun"
         for path, digest in run.config_hashes.items()
-        if path in old_hashes and old_hashes[path] != digest
+        if path in old_hashes and old_hashes[path] != digest and not says_the_same(path, old_hashes[path])
     ]
     return differences
 

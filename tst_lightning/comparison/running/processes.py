@@ -53,7 +53,7 @@ class Child:
         return self._process.poll()
 
     def terminate(self) -> None:
-        """Ask it to end; `fit` then stops at the next batch."""
+        """Ask it to end: `fit` ends its optimizer step, saves a checkpoint and stops; `evaluate` stops at once."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
 

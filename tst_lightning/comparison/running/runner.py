@@ -26,8 +26,8 @@ from tst_lightning.comparison.running.work import Evaluation, Training
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
 """How often the queue is played forward; also whenever a run ends."""
-_PATIENCE_SECONDS = 30.0
-"""How long an interrupted `fit` may take to end by itself."""
+_PATIENCE_SECONDS = 120.0
+"""How long an interrupted `fit` may take to end by itself: it trains to the end of a step and writes a checkpoint."""
 
 
 class Interrupted(BaseException):
@@ -109,12 +109,25 @@ class Runner:
                     self._collect()
                     time.sleep(_POLL_SECONDS)
             finally:
-                self._display.clear()
+                with contextlib.suppress(OSError):  # the terminal may be gone, the runs have to be ended
+                    self._display.clear()
                 if self._working:
-                    end_all([work.child for work in self._working], _PATIENCE_SECONDS)
-                    for work in self._working:
-                        work.poll()
+                    self._end_working()
         return Outcome(self._waiting.failures, [*(work.run for work in self._working), *self._waiting.runs])
+
+    def _end_working(self) -> None:
+        number = "1 run" if len(self._working) == 1 else f"{len(self._working)} runs"
+        try:
+            with contextlib.suppress(OSError):
+                self._display.note(
+                    f"waiting up to {duration(_PATIENCE_SECONDS)} for {number} to save and end; a second signal or "
+                    "Ctrl-C kills at once, and steps since the last checkpoint are trained again"
+                )
+            end_all([work.child for work in self._working], _PATIENCE_SECONDS)
+        finally:  # a second signal may come at any moment
+            for work in self._working:
+                work.child.kill()
+                work.poll()
 
     def _go_on(self) -> bool:
         """Start what can be, tell how far all is; returns whether there is anything to wait for."""

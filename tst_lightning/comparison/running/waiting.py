@@ -9,6 +9,7 @@ from tst_lightning.comparison.design.halving import Halving
 from tst_lightning.comparison.design.scoring import EvaluationSpec, is_evaluated
 from tst_lightning.comparison.running import folder as run_files
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.publishing import is_there
 
 
 @dataclass(frozen=True)
@@ -131,4 +132,5 @@ class Waiting:
 
 def has_start(run: Run) -> bool:
     """Whether the checkpoint that a run starts from is there; a run that has one of its own needs no other."""
-    return run.starts_from is None or run.starts_from.exists() or (run.folder / run_files.LAST_CHECKPOINT).exists()
+    own = run.folder / run_files.LAST_CHECKPOINT
+    return run.starts_from is None or is_there(run.starts_from) or is_there(own)

@@ -9,6 +9,7 @@ from tst_lightning.comparison.design.scoring import EVALUATION_LOG, EvaluationSp
 from tst_lightning.comparison.running import folder as run_files
 from tst_lightning.comparison.running.forecast import Measured, Tracker, measured_earlier
 from tst_lightning.comparison.running.processes import Child
+from tst_lightning.modeling.publishing import recover
 
 _SAVE_EVERY_SECONDS = 10.0
 
@@ -26,6 +27,7 @@ class Training:
         self.log = run.folder / run_files.LOG_FILE
         self._threads = threads
         own_checkpoint = run.folder / run_files.LAST_CHECKPOINT
+        recover(own_checkpoint)
         self.resumed = own_checkpoint.exists()
         run.folder.mkdir(parents=True, exist_ok=True)
         run_files.claim(run)

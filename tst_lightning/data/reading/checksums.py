@@ -16,6 +16,7 @@ import json
 import math
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -143,15 +144,21 @@ class Patrol:
         # Threads have priorities of their own on Linux; elsewhere this one has the process'.
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        for path, shard in shards_of_run(data):
-            if self._thread is not thread or trainer.state.status != TrainerStatus.RUNNING:
-                return
-            try:
+        try:
+            for path, shard in shards_of_run(data):
+                if self._thread is not thread or trainer.state.status != TrainerStatus.RUNNING:
+                    return
                 self.checksums.require(path, shard)
-            except UserError as error:
-                if self._thread is thread:
-                    self._damage = error
-                return
+        except UserError as error:
+            if self._thread is thread:
+                self._damage = error
+        except Exception as error:
+            if self._thread is thread:  # else the data module has been set up for another fit meanwhile
+                warnings.warn(
+                    f"verify_shards=background has ended early ({type(error).__name__}: {error}): the shards that it "
+                    "has not come to are compared when they are first read",
+                    stacklevel=2,
+                )
 
 
 def shards_of_run(data: Any) -> Iterator[tuple[Path, Shard]]:
