@@ -174,7 +174,7 @@ def test_arms_that_pages_show_parse():
     blocks = [
         yaml.safe_load(block) for text in PAGES.values() for block in re.findall(r"```yaml\n(.*?)```", text, re.S)
     ]
-    arms = {name: arm for block in blocks for name, arm in block.get("arms", {}).items()}
+    arms = {name: arm for block in blocks if isinstance(block, dict) for name, arm in block.get("arms", {}).items()}
     assert len(arms) >= 2
     for arm in arms.values():
         configs = ["configs/model/llama_1m.yaml", "configs/data/demo.yaml", "configs/trainer/cpu.yaml", *arm["configs"]]

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.errors import UserError
@@ -18,10 +17,19 @@ from tst_lightning.files import require_writable
 from tst_lightning.modeling.publishing import recover
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, require_whole
 from tst_lightning.modeling.sharded_reading import let_read
-from tst_lightning.modeling.strategies import require_mesh
+from tst_lightning.modeling.strategies import require_launched, require_mesh
 from tst_lightning.module import CausalLMModule
-from tst_lightning.parsing import as_user_error, in_one_line, raised_before, require_config_files, with_suggestion
+from tst_lightning.overlays import require_methods_kept
+from tst_lightning.parsing import (
+    as_user_error,
+    config_paths,
+    in_one_line,
+    raised_before,
+    require_config_files,
+    with_suggestion,
+)
 from tst_lightning.resumable import require_resumable
+from tst_lightning.run_logger import RunLogger
 from tst_lightning.run_options import require_model_sizes, require_optimizer, require_run_options
 
 _STRICT = {"exit_on_error": False, "allow_abbrev": False}
@@ -40,6 +48,9 @@ class SaveRunConfig(SaveConfigCallback):
         """Nothing yet: the run may still be refused."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.begin()
         super().setup(trainer, pl_module, "fit")
 
 
@@ -66,7 +77,9 @@ class RunCLI(LightningCLI):
         parser.set_defaults({"trainer.use_distributed_sampler": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        require_config_files(sys.argv[1:] if args is None else args)
+        given = sys.argv[1:] if args is None else args
+        require_config_files(given)
+        require_methods_kept(config_paths(given))
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -75,14 +88,19 @@ class RunCLI(LightningCLI):
         actions = self._subcommand_parsers[self.config.subcommand]._actions
         require_run_options(config, {action.dest: action.default for action in actions})
         require_one_superposition(config.trainer.callbacks)
-        checkpoints = Path(config.trainer.default_root_dir or ".") / "checkpoints"
-        recover(checkpoints / "last.ckpt")
+        last = Path(config.trainer.default_root_dir or ".") / "checkpoints" / "last.ckpt"
         if config.ckpt_path == "last":
             # Lightning would warn and start over, or validate random weights, where there is none.
-            config.ckpt_path = str(checkpoints / "last.ckpt")
+            config.ckpt_path = str(last)
+        self.recover_checkpoints({str(last), config.ckpt_path or str(last)})
         require_checkpoint(config.ckpt_path)
         if self.config.subcommand != "fit" and not (config.ckpt_path or config.model.pretrained):
             raise UserError(f"nothing to {self.config.subcommand}: give --ckpt_path, or a model.pretrained")
+
+    def recover_checkpoints(self, paths: set[str]) -> None:
+        """Put back those that a killed run was about to replace."""
+        for path in paths:
+            recover(path)
 
     def before_instantiate_classes(self) -> None:
         """Refuse a folder that cannot take the run."""
@@ -130,7 +148,7 @@ class RunCLI(LightningCLI):
         """
         trainer = self.config[self.subcommand].trainer
         if trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(trainer.default_root_dir or ".", name="", version="")
+            kwargs["logger"] = RunLogger(trainer.default_root_dir or ".")
         try:
             built = super().instantiate_trainer(**kwargs)
         except UserError:
@@ -139,6 +157,7 @@ class RunCLI(LightningCLI):
             raise UserError(f"the Trainer refuses its options: {error}") from error
         let_read(built, self.config[self.subcommand].ckpt_path, self.subcommand)
         require_mesh(built)
+        require_launched(built)
         return built
 
 
@@ -153,6 +172,11 @@ def require_one_superposition(callbacks: Any) -> None:
     """
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     names = [str(getattr(callback, "class_path", "")).rpartition(".")[-1] for callback in callbacks]
+    if (count := names.count("StepCheckpoint")) > 1:
+        raise UserError(
+            f"trainer.callbacks has {count} StepCheckpoints, which would write the same last.ckpt: change the options "
+            "of the one in your trainer file instead of adding another"
+        )
     if (count := names.count("SuperpositionCallback")) > 1:
         raise UserError(
             f"trainer.callbacks has {count} SuperpositionCallbacks, and a run has one schedule: lay over one of "
@@ -187,6 +211,9 @@ class _ParseOnly(RunCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         raise _Parsed(self.config[self.config.subcommand])
+
+    def recover_checkpoints(self, paths: set[str]) -> None:
+        """Nothing: to parse changes no file."""
 
 
 def run(arguments: Sequence[str]) -> None:
