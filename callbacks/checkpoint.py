@@ -1,21 +1,20 @@
 """Checkpoints at optimizer steps only, and what becomes of a run that is asked to stop or cannot save."""
 
 import signal
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed.checkpoint.api import CheckpointException
 
-from callbacks.published import PublishedCheckpoint
+from callbacks.published import OnSaveError, prepare_saving, require_choice, save_whole, wait_until_written
 from callbacks.stop_signals import StopSignals, say
-from callbacks.whole_files import WholeFiles, use_whole_files
+from callbacks.whole_files import finish_writing, writes_in_a_thread
 from tst_lightning.errors import UserError
 
 
-class StepCheckpoint(PublishedCheckpoint):
+class StepCheckpoint(ModelCheckpoint):
     """Lightning's ``ModelCheckpoint`` that never saves between two micro-batches of an optimizer step.
 
     A resumed ``ModelCheckpoint`` does not remember which step it saved last and, under gradient accumulation,
@@ -31,7 +30,8 @@ class StepCheckpoint(PublishedCheckpoint):
         dirpath: folder of the checkpoints, by default ``<default_root_dir>/checkpoints``.
         on_save_error: what to do where a checkpoint cannot be written, as on a full disk: ``stop`` the run, with the
             one before intact; or ``continue``, with a warning, and try again ``every_n_steps`` later. The end of
-            training and of a run that was asked to stop have to be saved in either case.
+            training and of a run that was asked to stop have to be saved in either case. ``AsyncCheckpointIO`` tells of
+            a failure only later, and goes with ``stop`` alone.
     """
 
     def __init__(
@@ -39,12 +39,11 @@ class StepCheckpoint(PublishedCheckpoint):
         every_n_steps: int = 500,
         keep_all: bool = False,
         dirpath: str | None = None,
-        on_save_error: Literal["stop", "continue"] = "stop",
+        on_save_error: OnSaveError = "stop",
     ) -> None:
-        if on_save_error not in ("stop", "continue"):
-            raise UserError(f"StepCheckpoint: on_save_error is {on_save_error!r}, and must be 'stop' or 'continue'")
-        if every_n_steps < 1:
-            raise UserError(f"StepCheckpoint: every_n_steps is {every_n_steps}, and must be at least 1")
+        require_choice("StepCheckpoint", on_save_error)
+        if not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise UserError(f"StepCheckpoint: every_n_steps is {every_n_steps}, and must be an integer of at least 1")
         super().__init__(
             dirpath=dirpath,
             filename="{step}",
@@ -56,7 +55,6 @@ class StepCheckpoint(PublishedCheckpoint):
         )
         self.on_save_error = on_save_error
         self._must_save = False
-        self._files: WholeFiles | None = None
         self._signals = StopSignals()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -64,7 +62,8 @@ class StepCheckpoint(PublishedCheckpoint):
             self.dirpath = f"{trainer.default_root_dir}/checkpoints"
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._files, self._must_save, self._signals = use_whole_files(trainer), False, StopSignals()
+            prepare_saving(trainer, "StepCheckpoint", self.on_save_error)
+            self._must_save, self._signals = False, StopSignals()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -73,6 +72,10 @@ class StepCheckpoint(PublishedCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         self._signals.stop_listening(trainer)
+        try:
+            finish_writing(trainer)
+        except Exception as failure:  # in a thread; the run has ended for the other reason
+            rank_zero_warn(f"besides, a checkpoint cannot be written ({failure})")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,6 +86,7 @@ class StepCheckpoint(PublishedCheckpoint):
         signum = self._signals.agreed(trainer)
         if signum is not None and trainer.global_step != trainer.max_steps:
             self._save_end(trainer)
+            self._wait_until_written(trainer)  # before anything is said of it, and before the job is requeued
             self._stop(trainer, signum)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,6 +99,7 @@ class StepCheckpoint(PublishedCheckpoint):
         """
         if _at_step_end(trainer, trainer.fit_loop.batch_idx):
             self._save_end(trainer)
+        self._wait_until_written(trainer)
         # Not Lightning's, which saves a run that has saved nothing yet in the middle of a step too.
         if (signum := self._signals.agreed(trainer)) is not None:
             self._stop(trainer, signum)  # what follows training is done when the run is resumed
@@ -113,24 +118,29 @@ class StepCheckpoint(PublishedCheckpoint):
         if self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        before = self._last_global_step_saved, self._last_checkpoint_saved
-        failure: Exception | None = None
+    def _wait_until_written(self, trainer: Trainer) -> None:
         try:
-            with self._files.keeping_failures() if self._files else nullcontext():
-                super()._save_checkpoint(trainer, filepath)
-            failure = self._files.failure if self._files else None
-        except (OSError, CheckpointException) as error:  # of a sharded checkpoint: in all processes alike
-            failure = error
-        reason = trainer.strategy.broadcast(failure and (getattr(failure, "strerror", None) or str(failure)))
-        if reason:
-            self._last_global_step_saved, self._last_checkpoint_saved = before
-            self._take_failure(trainer, filepath, reason, failure)
+            wait_until_written(trainer)
+        except OSError as failure:
+            self._take_failure(trainer, self._last_checkpoint_saved, failure)
 
-    def _take_failure(self, trainer: Trainer, filepath: str, reason: str, failure: Exception | None) -> None:
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        save = super()._save_checkpoint
+        before = self._last_global_step_saved, self._last_checkpoint_saved
+        try:
+            save_whole(trainer, filepath, lambda place: save(trainer, place))
+            self._last_checkpoint_saved = filepath
+        except OSError as failure:
+            self._last_global_step_saved, self._last_checkpoint_saved = before
+            self._take_failure(trainer, filepath, failure)
+
+    def _take_failure(self, trainer: Trainer, filepath: str, failure: OSError) -> None:
         last = Path(self.format_checkpoint_name(self._monitor_candidates(trainer), self.CHECKPOINT_NAME_LAST))
         kept = f"'{last}', saved before, is intact" if last.exists() else "there is no checkpoint before it"
-        message = f"the checkpoint of step {trainer.global_step} cannot be written to '{filepath}' ({reason}); {kept}"
+        what = f"the checkpoint of step {trainer.global_step}"
+        if writes_in_a_thread(trainer):
+            what += ", or one before it,"
+        message = f"{what} cannot be written to '{filepath}' ({failure.strerror or failure}); {kept}"
         if self.on_save_error == "stop" or self._must_save:
             resume = "resume with --ckpt_path last" if last.exists() else "start again"
             raise UserError(f"{message}. Make room, or choose another folder, and {resume}") from failure

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
 
 _SHAPE_KEYS = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -14,12 +15,12 @@ _SHAPE_KEYS = (
 
 
 def require_resumable(path: str, model_config: Any, max_steps: int | None) -> None:
-    """Refuse a checkpoint file that is none, or of another model, or past the end of the run.
+    """Refuse a checkpoint that is none, or of another model, or past the end of the run.
 
     It is read as every checkpoint here: tensors and plain values only, so that one from elsewhere runs no code.
 
     Args:
-        path: of the checkpoint. Folders (sharded checkpoints) are left to the strategy that reads them.
+        path: of the checkpoint, a file or a sharded folder. Names of Lightning's, such as ``best``, are left to it.
         model_config: Hugging Face configuration of the run's model.
         max_steps: of the run; None where no training follows.
 
@@ -28,10 +29,11 @@ def require_resumable(path: str, model_config: Any, max_steps: int | None) -> No
     """
     from tst_lightning.modeling.checkpoint import CONFIG_KEY, read_checkpoint
 
-    if not Path(path).is_file():
+    sharded = is_sharded_checkpoint(path)
+    if not sharded and not Path(path).is_file():
         return
     checkpoint = read_checkpoint(path)
-    _require_parts(checkpoint, path, CONFIG_KEY)
+    _require_parts(checkpoint, path, CONFIG_KEY, sharded)
     own, saved = _shape_values(model_config.to_dict()), _shape_values(checkpoint[CONFIG_KEY])
     differing = [name for name in own.keys() & saved.keys() if own[name] != saved[name]]
     if differing:
@@ -45,15 +47,16 @@ def require_resumable(path: str, model_config: Any, max_steps: int | None) -> No
         )
 
 
-def _require_parts(checkpoint: dict[str, Any], path: str, config_key: str) -> None:
-    parts = {"state_dict": dict, config_key: dict, "pytorch-lightning_version": str, "global_step": int}
+def _require_parts(checkpoint: dict[str, Any], path: str, config_key: str, sharded: bool) -> None:
+    parts = {config_key: dict, "pytorch-lightning_version": str, "global_step": int}
+    if not sharded:  # whose weights lie in other files
+        parts["state_dict"] = dict
     wrong = [name for name, kind in parts.items() if not isinstance(checkpoint.get(name), kind)]
-    if not wrong and not checkpoint["state_dict"]:
+    if not wrong and not sharded and not checkpoint["state_dict"]:
         wrong = ["state_dict"]
     if wrong:
         raise UserError(
-            f"'{path}' is not a whole checkpoint (it lacks {', '.join(wrong)}): give a .ckpt file that a `fit` has "
-            "written"
+            f"'{path}' is not a whole checkpoint (it lacks {', '.join(wrong)}): give a .ckpt that a `fit` has written"
         )
 
 

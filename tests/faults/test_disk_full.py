@@ -8,7 +8,7 @@ import torch
 from full_disk import largest_file
 from runs import tiny_data, tiny_module, tiny_trainer
 
-from callbacks import StepCheckpoint
+from callbacks import BranchPoints, StepCheckpoint
 from callbacks.whole_files import write_whole
 from tst_lightning.errors import UserError
 
@@ -77,12 +77,31 @@ def test_the_end_of_training_has_to_be_saved(prepared_dir, tmp_path):
     assert last(tmp_path)["global_step"] == 4
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_branch_point_that_cannot_be_written_ends_the_run_or_is_left_out(prepared_dir, tmp_path, order):
+    def branched(folder, ckpt_path=None, full_at=(3,), **options):
+        callbacks = [StepCheckpoint(every_n_steps=2), BranchPoints([3], **options)][::order]
+        trainer = tiny_trainer(folder, 5, [FullDisk(full_at), *callbacks], enable_checkpointing=True)
+        trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir), ckpt_path=ckpt_path)
+
+    with pytest.raises(UserError, match=r"step=3\.ckpt' cannot be written at step 3 .*too large.*--ckpt_path last"):
+        branched(tmp_path)
+    assert names(tmp_path) == ["last.ckpt"]
+    with pytest.warns(UserWarning, match=r"step=3\.ckpt' cannot be written at step 3 .*goes on without it"):
+        branched(tmp_path / "on", on_save_error="continue")
+    assert (names(tmp_path / "on"), last(tmp_path / "on")["global_step"]) == (["last.ckpt"], 5)
+    branched(tmp_path, tmp_path / "checkpoints" / "last.ckpt", full_at=())
+    assert names(tmp_path) == ["last.ckpt", "step=3.ckpt"]
+
+
 def test_what_a_killed_run_left_unfinished_goes_away(tmp_path):
-    left = [tmp_path / ".last.ckpt.part", tmp_path / ".step=3.ckpt.part"]
+    names = (".last.ckpt.part", ".step=3.ckpt.part", "..last.ckpt.unfinished.part", ".progress.json.7.part")
+    left = [tmp_path / name for name in names]
     for path in left:
         path.write_bytes(b"half")
     write_whole({"a": torch.ones(3)}, tmp_path / "last.ckpt")
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    # Another file, which somebody may be writing, stays.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".progress.json.7.part", "last.ckpt"]
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["a"].tolist() == [1, 1, 1]
 
 

@@ -12,7 +12,7 @@ from torch.distributed import checkpoint
 from transformers import AutoModelForCausalLM
 
 from tst_lightning.errors import UserError
-from tst_lightning.lightning_cli import require_checkpoint
+from tst_lightning.lightning_cli import RunCLI, parse_fit, require_checkpoint
 from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
 from tst_lightning.modeling.export import export
 from tst_lightning.modeling.sharded_checkpoint import (
@@ -23,6 +23,7 @@ from tst_lightning.modeling.sharded_checkpoint import (
     require_whole,
 )
 from tst_lightning.modeling.sharded_reading import ShardedReading, let_read
+from tst_lightning.resumable import require_resumable
 
 IDS = torch.arange(12)[None]
 
@@ -113,6 +114,48 @@ def test_strategies_of_files_read_it_to_validate_and_refuse_to_train_on(model, s
     assert trainer.strategy.load_checkpoint(saved.parent / "file.ckpt")["global_step"] == 4
 
 
+@pytest.mark.parametrize("read", [read_checkpoint, load_model])
+def test_one_that_a_killed_run_was_about_to_replace_is_read(saved, read):
+    replaced = saved.with_name(".last.ckpt.replaced")
+    saved.rename(replaced)
+    read(saved)
+    assert saved.exists()
+    assert not replaced.exists()
+
+
+def test_only_a_run_puts_it_back(saved, prepared_dir, tmp_path, monkeypatch):
+    """To parse its arguments, as ``plan`` and ``compare`` do, changes nothing."""
+    replaced = (tmp_path / "run" / "checkpoints").joinpath(".last.ckpt.replaced")
+    replaced.parent.mkdir(parents=True)
+    saved.rename(replaced)
+    arguments = ["--model.config", "transformers.LlamaConfig", "--data.data_dir", str(prepared_dir)]
+    arguments += ["--data.sequence_length", "16", "--data.batch_size", "4", "--trainer.max_steps", "4"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path / "run")]
+    parse_fit(arguments)
+    assert replaced.exists()
+    monkeypatch.setattr(RunCLI, "instantiate_classes", lambda _: None)
+    monkeypatch.setattr(RunCLI, "_run_subcommand", lambda *_: None)
+    RunCLI(args=["fit", *arguments, "--ckpt_path", "last"])
+    assert [path.name for path in replaced.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(("config", "max_steps", "message"), [
+    ({}, 2, r"is of step 3, after trainer\.max_steps=2: raise max_steps"),
+    ({"hidden_size": 32}, 4, r"is of a model with .*hidden_size=16 \(this run: 32\)"),
+])  # fmt: skip
+def test_a_run_that_cannot_go_on_from_it_is_refused(saved, config, max_steps, message):
+    require_resumable(str(saved), tiny_llama(), 4)
+    require_resumable(str(saved), tiny_llama(), None)
+    with pytest.raises(UserError, match=message):
+        require_resumable(str(saved), tiny_llama(**config), max_steps)
+
+
+def test_one_without_its_step_is_no_whole_checkpoint(model, tmp_path):
+    path = save(model, tmp_path / "last.ckpt", global_step=None)
+    with pytest.raises(UserError, match=r"is not a whole checkpoint \(it lacks global_step\)"):
+        require_resumable(str(path), tiny_llama(), 4)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-10])
 
@@ -151,7 +194,7 @@ def test_other_folders_are_no_checkpoints(tmp_path):
 
 class Unsafe:
     def __reduce__(self):
-        return print, ("code of the checkpoint ran",)
+        return eval, ("print('code of the checkpoint ran')",)  # not print itself, which ray replaces
 
 
 def rewritten(saved, change):
@@ -166,7 +209,7 @@ def rewritten(saved, change):
 ])  # fmt: skip
 def test_code_in_a_layout_does_not_run(saved, capsys, change):
     rewritten(saved, change)
-    with pytest.raises(UserError, match=r"asks for builtins\.print, which no table of contents needs"):
+    with pytest.raises(UserError, match=r"asks for builtins\.eval, which no table of contents needs"):
         require_whole(saved)
     with pytest.raises(UserError, match="asks for"):
         read_weights(saved, "")
@@ -185,8 +228,9 @@ def test_a_call_of_what_is_allowed_is_all_that_a_layout_can_do(saved, capsys):
 
 def test_code_in_the_run_does_not_run(model, tmp_path, capsys):
     saved = save(model, tmp_path / "unsafe.ckpt", extra=Unsafe())
-    with pytest.raises(UserError, match="not a whole sharded checkpoint"):
-        read_checkpoint(saved)
+    for read in (read_checkpoint, lambda path: require_resumable(str(path), model.config, 4)):
+        with pytest.raises(UserError, match="not a whole sharded checkpoint"):
+            read(saved)
     assert "ran" not in capsys.readouterr().out
 
 

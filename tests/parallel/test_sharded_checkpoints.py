@@ -6,6 +6,7 @@ Lightning's own reading of a folder into one dict is the reference, and a run th
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from tst_lightning.lightning_cli import require_checkpoint
 from tst_lightning.modeling.building import new_model
-from tst_lightning.modeling.checkpoint import load_model
+from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
 from tst_lightning.modeling.export import export
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
 
@@ -141,6 +142,51 @@ def test_killed_while_it_saves_a_run_goes_on_from_the_last_whole_checkpoint(prep
     run_command([*command, "--ckpt_path", "last"])
     assert_same_bits(last, whole.folder / "checkpoints" / "last.ckpt")
     assert sorted(path.name for path in last.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+
+
+FAILURES = {"meta": 2, "rename": 3, "shard": 5}
+"""What fails, and in which step; the shard is the second process'."""
+
+
+def failing(*whats):
+    steps = {what: FAILURES[what] for what in whats}
+    return {"class_path": "faulty_callbacks.FailingSave", "init_args": {"steps": steps}}
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_in_one_process_stops_no_other(prepared_dir, tmp_path):
+    """The run goes on and ends as one without failures, and each failed step lacks its checkpoint."""
+    saving = {"every_n_steps": 1, "on_save_error": "continue"}
+    branches = {"class_path": "callbacks.BranchPoints", "init_args": {"steps": [2, 4], "on_save_error": "continue"}}
+    callbacks = [ANEW, failing(*FAILURES)]
+    fits = [
+        sharded(tmp_path / "whole", saving=saving),
+        sharded(tmp_path / "run", saving=saving, callbacks=callbacks),
+        sharded(tmp_path / "branches", saving={"every_n_steps": 100}, callbacks=[*callbacks, branches]),
+    ]
+    whole, run, _ = fit_all(prepared_dir, *fits)
+    for folder, steps in {"whole": range(1, 7), "run": (1, 4, 6), "branches": (4,)}.items():
+        names = sorted(path.name for path in (tmp_path / folder / "checkpoints").iterdir())
+        assert names == ["last.ckpt", *(f"step={step}.ckpt" for step in steps)]
+    assert_same_bits(run.checkpoint(STEPS), whole.checkpoint(STEPS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_save_that_fails_in_one_process_ends_all(prepared_dir, tmp_path, what):
+    saving = {"every_n_steps": 1, "keep_all": False}
+    fit = sharded(tmp_path, saving=saving, callbacks=[ANEW, failing(what)])
+    path, fits = tmp_path / "fit.yaml", tmp_path / "fits.json"
+    path.write_text(yaml.safe_dump(fit_config(tmp_path, prepared_dir, 2, "fsdp2", **fit.values)))
+    fits.write_text(json.dumps([[2, ["--config", str(path)]]]))
+    program = os.path.join(os.path.dirname(__file__), "forked_fits.py")
+    said = run_command([sys.executable, program, str(fits)], succeeds=False)
+    step = FAILURES[what]
+    refusal = rf"UserError: the checkpoint of step {step} cannot be written to .*last\.ckpt', saved before, is intact"
+    assert len(re.findall(refusal, said)) == 2, said[-4000:]
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert [entry.name for entry in last.parent.iterdir()] == ["last.ckpt"]
+    assert read_checkpoint(last)["global_step"] == step - 1
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.publishing import recover
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, read_run, read_weights, require_whole
 
 CONFIG_KEY = "hugging_face_config"
@@ -23,6 +24,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     import torch
 
     path = Path(path)
+    recover(path)
     if is_sharded_checkpoint(path):
         require_whole(path)
         return _of_a_model(read_run(path), {CONFIG_KEY}, path)
