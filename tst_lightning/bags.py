@@ -101,7 +101,7 @@ def bag_weights(weights: WeightKind | Sequence[float], bag_size: int) -> tuple[f
             raise UserError(f"unknown bag weights '{weights}': choose {', '.join(kinds)} or a list")
         values = [kinds[weights](i) for i in range(1, bag_size + 1)]
     else:
-        values = [float(value) for value in weights]
+        values = [float(value) for value in weights or ()]
     total = sum(values)
     if len(values) != bag_size or not all(0 <= v < math.inf for v in values) or not total > 0:
         raise UserError(
