@@ -32,18 +32,43 @@ def test_prints_and_writes_the_plan(tmp_path, capsys, monkeypatch):
     values = json.loads((tmp_path / "plan.json").read_text())
     assert values["total"]["flops"] == sum(phase["flops"] for phase in values["phases"])
     assert values["total"]["seconds"] == pytest.approx(values["total"]["flops"] / (0.5 * 0.64e12))
+    assert values["total"]["device_hours"] == pytest.approx(values["total"]["seconds"] / 3600)
     assert sum(values["memory"]["by_kind"].values()) == values["memory"]["total_bytes"]
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_mixture_on_gpus_is_planned_without_gpus_or_memory(capsys):
     """Fewer layers than configs/model/qwen3_moe_10b_a1b.yaml, which takes longer; the weights are 3 GB."""
-    few = {"model.config.init_args.num_hidden_layers": 1, "data.data_dir": "nowhere", "memory_gb": 80}
+    few = {"model.config.init_args.num_hidden_layers": 1, "data.data_dir": "nowhere", "memory_gb": 80,
+           "flops_budget": 2e20}  # fmt: skip
     assert cli.main(arguments("model/qwen3_moe_10b_a1b", "data/dclm_llama3", "trainer/fsdp2", **few)) == 0
     printed = capsys.readouterr().out
     assert "8 GPUs, FSDP2 over 8, bf16-mixed" in printed
     assert "gathered" in printed
     assert "No time: give --machine" in printed
+    assert re.search(r"^Advice +extrapolated: s=", printed, re.M)
+    assert "- extrapolated: a mixture of experts" in printed
+    assert not re.search(r"gained|[0-9] nats", printed)
+
+
+def test_device_hours_and_a_run_like_no_other(capsys, tmp_path):
+    """152M (one layer of the 270M), 1,000 steps of 2^16 positions: 0.4 tokens per parameter."""
+    changes = {"trainer.max_steps": 1000, "peak_tflops": 1000, "json": tmp_path / "plan.json", "mfu": 0.25}
+    few = {"data.batch_size": 4, "trainer.accumulate_grad_batches": 1, "model.config.init_args.num_hidden_layers": 1}
+    files = "model/llama_270m", "data/dclm_llama3", "trainer/fsdp2", "method/tst"
+    assert cli.main(arguments(*files, **changes, **few)) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^Advice +no s and no r for .*: measure$", printed, re.M)
+    assert "no published run is like this: 0.432 tokens" in printed
+    assert "nats" not in printed
+    values = json.loads((tmp_path / "plan.json").read_text())
+    assert values["recommendation"]["bag_size"] is None
+    seconds = values["total"]["flops"] / (8 * 0.25 * 1e15)
+    assert values["total"]["device_hours"] == pytest.approx(8 * seconds / 3600)
+    hours = [phase["device_hours"] for phase in values["phases"]]
+    assert sum(hours) == pytest.approx(values["total"]["device_hours"])
+    assert re.search(rf"whole run .* {values['total']['device_hours']:.2g}$", printed, re.M)
+    assert "as if it were not causal" in printed
 
 
 @pytest.mark.parametrize(
@@ -60,6 +85,7 @@ def test_a_mixture_on_gpus_is_planned_without_gpus_or_memory(capsys):
         ({"mfu": 2}, "mfu is 2"),
         ({"memory_gb": 0}, "memory_gb is 0"),
         ({"json": "."}, "is a folder"),
+        ({"json": "nowhere/deep/plan.json"}, "there is no folder 'nowhere/deep'"),
         ({"model.config.init_args.num_attention_heads": 0}, "error: "),
     ],
 )

@@ -1,6 +1,7 @@
 """tst_lightning.plan.run: what a configuration says of devices; and its phases, against what a run logs."""
 
 import pytest
+from lightning.pytorch.strategies import StrategyRegistry
 from runs import tiny_data, tiny_llama, tiny_module, tiny_trainer
 
 from callbacks import LengthCurriculum, SuperpositionCallback
@@ -37,11 +38,20 @@ def parallel(data, tensor):
         ({"accelerator": "gpu", "devices": 8, "strategy": parallel(4, 2)}, (8, FSDP2, 4, 2, True)),
         ({"accelerator": "gpu", "devices": 8, "num_nodes": 2, "strategy": parallel("auto", "auto")},
          (16, FSDP2, 2, 8, True)),
+        ({"strategy": "single_device"}, (1, SINGLE, 1, 1, False)),
+        ({"devices": 2, "strategy": {"class_path": "lightning.pytorch.strategies.DDPStrategy"}},
+         (2, DDP, 2, 1, False)),
     ],
 )  # fmt: skip
 def test_devices(trainer, expected):
     found = fit_plan(configured(trainer)).devices
     assert (found.count, found.strategy, found.data_parallel, found.tensor_parallel, found.on_gpu) == expected
+
+
+def test_all_names_of_ddp_are_planned_for():
+    names = [name for name in StrategyRegistry if name.startswith("ddp")]
+    assert {"ddp", "ddp_spawn", "ddp_fork"} < set(names)
+    assert {fit_plan(configured({"devices": 2, "strategy": name})).devices.strategy for name in names} == {DDP}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +61,7 @@ def test_devices(trainer, expected):
         ({"devices": -1, "accelerator": "gpu"}, "does not say how many"),
         ({"devices": "many"}, "does not say how many"),
         ({"accelerator": "tpu"}, "accelerator=tpu is not planned for"),
+        ({"strategy": "ddp_sharded"}, "strategy=ddp_sharded is not planned for"),
         ({"strategy": "deepspeed"}, "strategy=deepspeed is not planned for"),
         ({"precision": "transformer-engine"}, "precision=transformer-engine is not planned for"),
         ({"devices": 8, "strategy": parallel(4, 1)}, "is not the number of devices, 8"),

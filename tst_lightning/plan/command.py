@@ -31,18 +31,21 @@ def plan(
             configs/machine/h100_sxm.yaml. How many devices there are is the trainer's.
         memory_gb: Memory of a device in 10^9 bytes, in place of the file's.
         peak_tflops: Peak of a device in 10^12 dense FLOPs a second at trainer.precision, in place of the file's.
-        mfu: Model FLOPs utilisation, the share of the peak that the run makes use of. Default: 0.4, an assumption.
+        mfu: Model FLOPs utilisation, the share of the peak that the run makes use of, in FLOPs that count attention
+            over whole rows, as if it were not causal. Of a short run it is flops / train_seconds of progress.json /
+            (devices * peak). Default: 0.4, an assumption.
         flops_budget: Training FLOPs for which to recommend s and r. Default: those of the config.
         token_budget: Tokens that there are to read, for the recommendation. Default: what is prepared, times
             data.epochs.
-        json: File for the plan as JSON.
+        json: File for the plan as JSON, in a folder that exists.
 
     Raises:
-        UserError: the config does not parse or has no length in steps; a machine or a budget that is none.
+        UserError: the config does not parse or has no length in steps; a machine or a budget that is none; a place
+            for the JSON that is none.
     """
     _require_positive(flops_budget=flops_budget, token_budget=token_budget)
-    if json is not None and Path(json).is_dir():
-        raise UserError(f"json '{json}' is a folder: give a file")
+    if json is not None:
+        _require_place(Path(json))
     from tst_lightning.lightning_cli import parse_fit
     from tst_lightning.plan.machine import machine_of
     from tst_lightning.plan.run import fit_plan
@@ -86,7 +89,8 @@ def _values(planned: Any, device: Any, flops_budget: float | None, token_budget:
         unknown = str(error)
     share = DEFAULT_MFU if device.mfu is None else device.mfu
     peak = device.peak_flops(planned.precision)
-    speed = None if peak is None else peak * share * planned.devices.count
+    count = planned.devices.count
+    speed = None if peak is None else peak * share * count
     tokens = corpus.usable_tokens if token_budget is None else int(token_budget)
     saved = checkpoints(planned, needed.checkpoint_bytes if needed else None)
     return {
@@ -94,14 +98,20 @@ def _values(planned: Any, device: Any, flops_budget: float | None, token_budget:
         "devices": asdict(planned.devices) | {"text": str(planned.devices)},
         "machine": asdict(device) | {"mfu": share, "mfu_assumed": device.mfu is None},
         "model": {"type": module.config.model_type} | asdict(size),
-        "phases": [asdict(one) | {"seconds": one.seconds(speed) if speed else None} for one in work],
-        "total": total | {"seconds": total["flops"] / speed if speed else None},
+        "phases": [asdict(one) | _time(one.flops, speed, count) for one in work],
+        "total": total | _time(total["flops"], speed, count),
         "data": _data(corpus, total["data_tokens"]),
         "memory": _memory(needed, unknown),
         "checkpoints": asdict(saved) | {"disk_bytes": saved.disk_bytes},
         "recommendation": {"flops": flops, "positions": positions, "available_tokens": tokens}
-        | asdict(recommend(positions, size.active, tokens)),
+        | asdict(recommend(positions, size.active, tokens, mixture=size.active < size.total)),
     }
+
+
+def _time(flops: int, speed: float | None, devices: int) -> dict[str, float | None]:
+    """At a speed in FLOPs a second that all devices have together; None if it is not known."""
+    seconds = flops / speed if speed else None
+    return {"seconds": seconds, "device_hours": None if seconds is None else seconds * devices / 3600}
 
 
 def _data(corpus: Any, needed_tokens: int) -> dict[str, Any]:
@@ -132,6 +142,13 @@ def _require_positive(**options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not 1 <= value < math.inf:
             raise UserError(f"{name}={value}: give a number of at least 1")
+
+
+def _require_place(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"json '{path}' is a folder: give a file")
+    if not path.parent.is_dir():
+        raise UserError(f"json '{path}': there is no folder '{path.parent}': make it, or choose another place")
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ class Grid:
 
 GRIDS = (
     Grid(
-        "600M, 20,000 steps", 600_085_440, 20_000 * 2**21, 3.0186,
+        "600M, 20,000 steps", 600_208_320, 20_000 * 2**21, 3.0186,
         {
             0.1: (2.9876, 2.9697, 2.9597, 2.9541, 2.9522, 2.9525, 2.9499, 2.9517, 2.9507, 2.9503, 2.9498, 2.9514),
             0.2: (2.9782, 2.9595, 2.9508, 2.9461, 2.9440, 2.9447, 2.9434, 2.9450, 2.9450, 2.9437, 2.9457, 2.9465),
@@ -44,7 +44,7 @@ GRIDS = (
         },
     ),
     Grid(
-        "270M, 20,000 steps", 267_196_608, 20_000 * 2**21, 3.2124,
+        "270M, 20,000 steps", 267_225_408, 20_000 * 2**21, 3.2124,
         {
             0.1: (3.1847, 3.1646, 3.1549, 3.1539, 3.1496, 3.1480, 3.1495, 3.1487, 3.1498, 3.1489, 3.1495, 3.1505),
             0.2: (3.1751, 3.1555, 3.1480, 3.1461, 3.1425, 3.1393, 3.1419, 3.1417, 3.1434, 3.1439, 3.1437, 3.1450),
@@ -54,7 +54,7 @@ GRIDS = (
         },
     ),
     Grid(
-        "270M, 100,000 steps", 267_196_608, 100_000 * 2**21, 3.0921,
+        "270M, 100,000 steps", 267_225_408, 100_000 * 2**21, 3.0921,
         {
             0.1: (3.0844, 3.0711, 3.0603, 3.0553, 3.0512, 3.0488, 3.0488, 3.0508, 3.0506, 3.0510, 3.0511, 3.0525),
             0.2: (3.0812, 3.0662, 3.0534, 3.0472, 3.0486, 3.0465, 3.0479, 3.0501, 3.0503, 3.0502, 3.0517, 3.0524),
@@ -66,7 +66,28 @@ GRIDS = (
 )  # fmt: skip
 """In order of tokens per parameter."""
 
-SMALLEST_PARAMETERS = 267_196_608
-"""Of the grids' models."""
-LARGEST_RUN_PARAMETERS = 10_000_000_000
-"""Of the paper's single runs: 3B with s=6 and r=0.3, 10B-A1B with s=16 and r=0.25; both ended below their baselines."""
+SMALLEST_PARAMETERS = min(grid.parameters for grid in GRIDS)
+LARGEST_PARAMETERS = max(grid.parameters for grid in GRIDS)
+
+
+@dataclass(frozen=True)
+class SingleRun:
+    """A run of the paper with one bag size and ratio; it ended below its baseline."""
+
+    name: str
+    active_parameters: int
+    """As our config of this model counts them."""
+    positions: int
+    """Of the run with superposition."""
+    bag_size: int
+    step_ratio: float
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        return self.positions / self.active_parameters
+
+
+SINGLE_RUNS = (
+    SingleRun("3B at 20,000 steps", 3_337_766_912, 20_000 * 2**21, 6, 0.3),
+    SingleRun("a mixture of 10B at 49,983 steps", 995_679_232, 49_983 * 2**23, 16, 0.25),
+)

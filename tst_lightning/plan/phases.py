@@ -18,10 +18,6 @@ class Phase:
     data_tokens: int
     flops: int
 
-    def seconds(self, flops_per_second: float) -> float:
-        """At a speed that all devices have together."""
-        return self.flops / flops_per_second
-
 
 def phases(plan: FitPlan, corpus: Prepared, flops_per_position: Callable[[int], int]) -> tuple[Phase, ...]:
     """The phases of a run in order.

@@ -57,7 +57,7 @@ def prepared(plan: FitPlan) -> Prepared:
     refused, passes, counted = "", None, data
     try:
         data.set_schedule(_schedule(plan, data))
-        reading = data._plan(plan.accumulate, plan.devices.data_parallel)
+        reading = data.plan_of(plan.accumulate, plan.devices.data_parallel)
         passes = max(reading.passes_needed(plan.max_steps))
         data.trainer, trainer = None, data.trainer  # `check` measures the text only outside of a fit
         try:

@@ -196,8 +196,9 @@ def _fake_mesh(module: CausalLMModule, sizes: tuple[int, int] | None) -> Iterato
 
     dist.init_process_group("fake", rank=0, world_size=sizes[0] * sizes[1], store=FakeStore())
     try:
-        module._device_mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("data_parallel", "tensor_parallel"))
-        yield
+        mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("data_parallel", "tensor_parallel"))
+        with patch.object(type(module), "device_mesh", mesh):  # Lightning's property, which only a strategy can set
+            yield
     finally:
         dist.destroy_process_group()
 
@@ -206,9 +207,9 @@ def _fake_mesh(module: CausalLMModule, sizes: tuple[int, int] | None) -> Iterato
 def _as_on(on_gpu: bool) -> Iterator[None]:
     """The loss chooses its chunks by device; and it keeps constants, which must not be fake ones afterwards."""
     chunks = {"cpu": losses.CHUNK_ELEMENTS["cuda" if on_gpu else "cpu"]}
-    losses._on_device.cache_clear()
+    losses.weights_on_device.cache_clear()
     try:
         with patch.dict(losses.CHUNK_ELEMENTS, chunks):
             yield
     finally:
-        losses._on_device.cache_clear()
+        losses.weights_on_device.cache_clear()

@@ -1,5 +1,6 @@
 """What a resolved `fit` configuration says of devices, steps and stages; nothing is built and no data are touched."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +17,12 @@ SINGLE, DDP, FSDP2 = "one device", "DDP", "FSDP2"
 _STRATEGIES = {
     "auto": None,
     "SingleDeviceStrategy": SINGLE,
-    "ddp": DDP,
-    "ddp_find_unused_parameters_true": DDP,
-    "ddp_find_unused_parameters_false": DDP,
+    "single_device": SINGLE,
     "DDPStrategy": DDP,
     "ModelParallelStrategy": FSDP2,
 }
+_DDP_NAMES = re.compile(r"ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?")
+"""However Lightning starts the processes, each of them holds the same."""
 PRECISIONS = {
     "32": "32-true", "32-true": "32-true", "64": "64-true", "64-true": "64-true", "bf16": "bf16-mixed",
     "bf16-mixed": "bf16-mixed", "16": "16-mixed", "16-mixed": "16-mixed", "bf16-true": "bf16-true",
@@ -125,8 +126,10 @@ def _devices(trainer: Mapping[str, Any]) -> Devices:
     each = _number(trainer.get("devices", "auto"), on_gpu)
     count = nodes * each
     name, options = _strategy(trainer.get("strategy", "auto"))
+    if _DDP_NAMES.fullmatch(name):
+        name = "DDPStrategy"
     if name not in _STRATEGIES:
-        known = ", ".join(_STRATEGIES)
+        known = ", ".join(["ddp", *_STRATEGIES])
         raise UserError(f"trainer.strategy={name} is not planned for: choose among {known}")
     strategy = _STRATEGIES[name] or (SINGLE if count == 1 else DDP)
     data, tensor = count, 1

@@ -48,17 +48,21 @@ def _model(model: Mapping[str, Any]) -> str:
 def _phases(plan: Mapping[str, Any]) -> str:
     mfu = plan["machine"]["mfu"]
     timed = plan["total"]["seconds"] is not None
-    rows = [("Work", "steps", "positions", "data tokens", "FLOPs", f"time at MFU {mfu:.2f}" if timed else "")]
+    of_time = (f"time at MFU {mfu:.2f}", "device hours") if timed else ()
+    rows = [("Work", "steps", "positions", "data tokens", "FLOPs", *of_time)]
     phases = list(plan["phases"])
     if len(phases) > 1:
         phases.append({"name": "whole run", **plan["total"]})
     for phase in phases:
         cells = f"{phase['steps']:,}", _count(phase["positions"]), _count(phase["data_tokens"]), f"{phase['flops']:.3g}"
-        rows.append((f"  {phase['name']}", *cells, duration(phase["seconds"]) if timed else ""))
+        of_time = (duration(phase["seconds"]), _hours(phase["device_hours"])) if timed else ()
+        rows.append((f"  {phase['name']}", *cells, *of_time))
     table = _table(rows)
     if timed and plan["machine"]["mfu_assumed"]:
         table += f"\n  MFU {mfu:.2f} is assumed: give the one that you measured with --mfu."
-    elif not timed:
+    if timed:
+        table += "\n  FLOPs and MFU count attention over whole rows, as if it were not causal."
+    else:
         table += "\n  No time: give --machine FILE or --peak_tflops."
     return table
 
@@ -118,12 +122,17 @@ def _recommendation(plan: Mapping[str, Any]) -> str:
     budget = f"for {one['flops']:.3g} FLOPs"
     if one["available_tokens"] is not None:
         budget += f" and {_count(one['available_tokens'])} tokens of text"
+    reasons = [f"- {reason}" for reason in one["reasons"]]
+    if one["bag_size"] is None:
+        return _lines("Advice", [f"no s and no r {budget}: measure", *reasons])
     if one["bag_size"] == 1:
         advice = "s=1 (the baseline)" + (", or output-only superposition" if one["output_only"] else "")
-        return _lines("Advice", [f"{advice}, {budget}", *(f"- {reason}" for reason in one["reasons"])])
+        return _lines("Advice", [f"{advice}, {budget}", *reasons])
     advice = f"s={one['bag_size']}, r={one['step_ratio']:g} {budget}; it reads {_count(one['data_tokens'])} tokens"
-    gain = f"gained {one['expected_gain_nats']:.3f} nats over the baseline in the paper's grids"
-    return _lines("Advice", [advice, *(f"- {reason}" for reason in (gain, *one["reasons"]))])
+    if one["extrapolated"]:
+        return _lines("Advice", [f"extrapolated: {advice}", *reasons])
+    gain = f"- gained {one['expected_gain_nats']:.3f} nats over the baseline in the paper's grids"
+    return _lines("Advice", [advice, gain, *reasons])
 
 
 def _lines(title: str, lines: Sequence[str]) -> str:
@@ -163,6 +172,10 @@ def _scaled(number: int, units: Sequence[tuple[float, str]]) -> str:
             digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
             return f"{value:,.{digits}f}{unit}"
     return f"{number:,}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.2g}" if hours < 10 else f"{hours:,.0f}"
 
 
 def duration(seconds: float) -> str:
