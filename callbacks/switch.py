@@ -9,10 +9,9 @@ from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
 from torch.optim import Optimizer
 
-from tst_lightning.modeling.sharding import reshard
+from tst_lightning.modeling.sharding import copy_whole, reshard
 
 OnSwitch = Literal["carry", "reset_optimizer", "restart", "restart_schedule"]
 Reinitialize = Literal["none", "embedding_and_head"]
@@ -27,6 +26,7 @@ def reset_optimizer(optimizer: Optimizer) -> None:
     optimizer.state.clear()
 
 
+@torch.no_grad()
 def reinitialize_embedding_and_head(module: LightningModule, optimizers: Iterable[Optimizer]) -> None:
     """Give embedding and head the weights of a new model, and drop the optimizers' state of them; the body stays.
 
@@ -43,17 +43,6 @@ def reinitialize_embedding_and_head(module: LightningModule, optimizers: Iterabl
     for old, fresh in pairs:
         # A tied head is the embedding's parameter, here and there: the second copy changes nothing.
         for parameter, value in zip(old.parameters(), fresh.parameters(), strict=True):
-            _copy(parameter, value.detach())
+            copy_whole(parameter, value)
             for optimizer in optimizers:
                 optimizer.state.pop(parameter, None)
-
-
-@torch.no_grad()
-def _copy(parameter: Tensor, value: Tensor) -> None:
-    """Set a parameter, or this process' shard of it, to the whole tensor ``value``."""
-    value = value.to(parameter.device, parameter.dtype)
-    if hasattr(parameter, "device_mesh"):
-        from torch.distributed.tensor import distribute_tensor
-
-        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    parameter.copy_(value)
