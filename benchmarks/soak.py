@@ -7,9 +7,9 @@
 One process trains a tiny model again and again: `fit` with superposition and a reading worker, which validates,
 evaluates the bundled downstream tasks and saves every 40 optimizer steps; `fit` again from the checkpoint in its
 middle, which has to end with the same bits, those of the first time; `evaluate` on the last checkpoint. Garbage is
-collected after each command. A thread looks at resident memory (of the process, and of its children; pages that they
-share count twice), open files, threads, child processes, temporary files and shared memory every few seconds. Every
-command loads a tokenizer, of which the tokenizers library keeps 0.4 MB for good: many short fits show that slope.
+collected after each command. A thread looks at memory (of the process, and of it with its children), open files,
+threads, child processes, temporary files and shared memory every few seconds. Memory is what no file backs and no
+other process shares: of the rest the system takes pages back, and gives them again, as it likes.
 
 ``samples.jsonl`` grows by a line at every look and the report is renewed after every round, so that a soak that is
 stopped has its result too. Memory is flat if the upper end of the 95 % interval of its least-squares slope after the
@@ -165,11 +165,10 @@ class Watch:
         shared, children, children_bytes = Path("/dev/shm"), self._process.children(recursive=True), 0
         for child in children:
             with contextlib.suppress(psutil.Error):  # it may be gone by now
-                children_bytes += child.memory_info().rss
-        resident = self._process.memory_info().rss
+                children_bytes += own_bytes(child)
         return {
-            "rss_mb": resident / 1e6,
-            "with_children_mb": (resident + children_bytes) / 1e6,
+            "process_mb": own_bytes(self._process) / 1e6,
+            "with_children_mb": (own_bytes(self._process) + children_bytes) / 1e6,
             "open_files": self._process.num_fds(),
             "threads": self._process.num_threads(),
             "children": len(children),
@@ -177,6 +176,12 @@ class Watch:
             # Those of torch have its process' number in their names.
             "shared_memory_files": len(list(shared.glob(f"torch_{os.getpid()}_*"))) if shared.is_dir() else 0,
         }
+
+
+def own_bytes(process: psutil.Process) -> int:
+    """Resident memory that is neither a file's nor shared, where the system tells."""
+    memory = process.memory_info()
+    return memory.rss - getattr(memory, "shared", 0)
 
 
 def soak(minutes: float, steps: int, output_dir: Path) -> None:
@@ -216,14 +221,14 @@ def slope(samples: list[Sample], name: str) -> tuple[float, float]:
 def verdict(samples: list[Sample], warm: list[Sample]) -> dict[str, Any]:
     """Numbers of the report, and what they say; ``warm`` are the samples after the warm-up."""
     parts = ("mb_per_hour", "half_width")
-    slopes = {name: dict(zip(parts, slope(warm, name), strict=True)) for name in ("rss_mb", "with_children_mb")}
+    slopes = {name: dict(zip(parts, slope(warm, name), strict=True)) for name in ("process_mb", "with_children_mb")}
     quarter = max(1, len(warm) // 4)
     medians = {
         name: [statistics.median(sample[name] for sample in part) for part in (warm[:quarter], warm[-quarter:])]
         for name in COUNTS
     }
     grown = [name for name, (before, after) in medians.items() if after > before]
-    process = slopes["rss_mb"]
+    process = slopes["process_mb"]
     lower, upper = (process["mb_per_hour"] + sign * process["half_width"] for sign in (-1, 1))
     if upper < FLAT_MB_PER_HOUR:
         memory = "memory is flat"
@@ -247,7 +252,7 @@ def report(output_dir: Path) -> bool:
         f"{numbers['rounds']} rounds of fit, resumed fit and evaluation in {60 * total:.0f} minutes, each ended with "
         f"the same weights; {len(samples)} looks, those of the first {60 * warm_up:.0f} minutes as warm-up"
     ]
-    for name, meaning in (("rss_mb", "resident memory of the process"), ("with_children_mb", "with its children")):
+    for name, meaning in (("process_mb", "memory of the process"), ("with_children_mb", "with its children")):
         values = numbers["slopes"][name]
         first, last = (numbers[end][name] for end in ("first", "last"))
         texts.append(
@@ -272,11 +277,11 @@ def draw(samples: list[Sample], warm_up: float, path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure, (panel,) = empty_figure(1, 1, (7, 3.5))
         minutes = [60 * sample["hours"] for sample in samples]
-        labels = {"rss_mb": "the process", "with_children_mb": "with its children"}
+        labels = {"process_mb": "the process", "with_children_mb": "with its children"}
         for (name, label), colour in zip(labels.items(), COLOURS[:2], strict=True):
             panel.plot(minutes, [sample[name] for sample in samples], color=colour, label=label, linewidth=1)
         panel.axvspan(0, 60 * warm_up, color="#eeeeee", zorder=0)
-        panel.set(xlabel="minutes (grey: warm-up)", ylabel="resident memory (MB)", ylim=(0, None))
+        panel.set(xlabel="minutes (grey: warm-up)", ylabel="memory (MB)", ylim=(0, None))
         panel.legend()
         write_atomically(path, png(figure))
 

@@ -7,6 +7,7 @@ is followed by one end-of-text id.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,8 +194,6 @@ def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = No
     Raises:
         UserError: there is none.
     """
-    from transformers import AutoTokenizer
-
     if data_dir is not None:
         folder = local_folder(data_dir) / "tokenizer"
     elif fallback is not None and Path(fallback, "tokenizer_config.json").is_file():
@@ -206,6 +205,18 @@ def load_tokenizer(data_dir: str | Path | None, fallback: str | Path | None = No
             f"no tokenizer at '{folder}': give as data_dir a folder that `tst-lightning prepare` wrote "
             "(has the data been moved since the training run?)"
         )
+    files = sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in folder.iterdir())
+    return _read_tokenizer(folder.resolve(), tuple(files))
+
+
+@lru_cache(maxsize=4)
+def _read_tokenizer(folder: Path, files: tuple[tuple[str, int, int], ...]) -> Any:
+    """The tokenizer in a folder with these ``(name, mtime, bytes)``.
+
+    Kept, because the tokenizers library never returns some 0.4 MB for each tokenizer that an evaluation has used.
+    """
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
