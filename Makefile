@@ -1,5 +1,7 @@
 # Every target does its own set-up: a virtual environment in .venv with the pinned versions of constraints.txt.
 PYTHON ?= python3
+# Test files at a time; each of these processes has one thread and takes about 1.5 GB.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -23,7 +25,7 @@ demo: $(READY)  ## from nothing to a report: prepare text, train baseline and TS
 	$(BIN)/tst-lightning compare --config configs/experiments/demo.yaml
 
 test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n $(WORKERS) --dist loadfile
 
 slow: $(READY)  ## the slow tests as well
 	$(BIN)/python -m pytest -m 'not gpu'

@@ -4,9 +4,13 @@ import shutil
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 from object_storage import bucket_url, s3_server  # noqa: F401 - fixtures
 from pseudo_corpus import pseudo_text_tokens, write_prepared
+
+hypothesis.settings.register_profile("no timings", deadline=None)
+hypothesis.settings.load_profile("no timings")
 
 
 @pytest.fixture(scope="session")
