@@ -1,8 +1,9 @@
 """Memory that `tst-lightning plan` estimates, against what the allocator gave out in real runs, side by side.
 
-    python benchmarks/plan_memory.py                   # all cases
-    python benchmarks/plan_memory.py --only one        # those of one process
-    python benchmarks/plan_memory.py --only parallel   # those of two
+    python benchmarks/plan_memory.py                     # all cases
+    python benchmarks/plan_memory.py --only one          # those of one process
+    python benchmarks/plan_memory.py --only recomputed   # those of activation checkpointing (AC), of one process
+    python benchmarks/plan_memory.py --only parallel     # those of two processes
 
 The last cases are two processes on one machine (gloo), of which the first is measured.
 
@@ -17,7 +18,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class RandomTokens(lightning.LightningDataModule):
 
 def configuration(
     model: str, bag_size: int, loss_impl: str, precision: str, rows: int, positions: int = 128, accumulate: int = 1,
-    optimizer: str = "AdamW",
+    optimizer: str = "AdamW", recomputed: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """As ``parse_fit`` gives it, of what a plan reads."""
     class_path, options = MODELS[model]
@@ -97,6 +98,7 @@ def configuration(
         "model": {
             "config": {"class_path": class_path, "init_args": _COMMON | options},
             "loss_impl": loss_impl,
+            "activation_checkpointing": recomputed,
             **({"optimizer": muon} if optimizer == "Muon" else {}),
         },
         "data": {"data_dir": "none", "batch_size": rows, "sequence_length": positions},
@@ -149,12 +151,23 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-PARALLEL = ("ddp", "fsdp2")
+def recomputed_cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and configuration of each with activation checkpointing."""
+    for model in MODELS:
+        for bag_size, impl, precision, rows in ((1, "eager", "32-true", 8), (4, "chunked", "bf16-mixed", 32)):
+            yield (
+                f"{model:<10} s={bag_size} {impl:<7} {precision:<10} rows={rows} AC",
+                configuration(model, bag_size, impl, precision, rows, recomputed=True),
+            )
+
+
+PARALLEL = ("ddp", "fsdp2", "fsdp2 AC")
 
 
 def parallel_configuration(name: str) -> dict[str, Any]:
     """Of two processes."""
-    config = configuration("llama", 4, "chunked", "bf16-mixed", 8)
+    name, _, recomputed = name.partition(" ")
+    config = configuration("llama", 4, "chunked", "bf16-mixed", 8, recomputed=bool(recomputed))
     strategies = {
         "ddp": "ddp",
         "fsdp2": {
@@ -194,22 +207,29 @@ def main() -> int:
     torch.set_num_threads(1)
     if "--process-of" in sys.argv:
         return print_measured_in_parallel(sys.argv[-1])
-    ratios = []
     print(f"torch {torch.__version__}, bytes of tensors at their highest, fit on the CPU\n")
     print(f"{'case':<64}{'estimate':>10}{'measured':>10}{'ratio':>7}")
-    only = sys.argv[-1] if "--only" in sys.argv else ""
-    for name, config in cases() if only != "parallel" else ():
-        estimate, measured = estimated_bytes(config), measured_bytes(config)
-        ratios.append(estimate / measured)
-        print(f"{name:<64}{estimate / 1e6:>7.1f} MB{measured / 1e6:>7.1f} MB{ratios[-1]:>7.3f}", flush=True)
-    for name in PARALLEL if only != "one" else ():
-        config = parallel_configuration(name)
-        estimate, measured = estimated_bytes(config), measured_in_parallel(name)
-        ratios.append(estimate / measured)
+    only = sys.argv[-1] if "--only" in sys.argv else None
+    groups = {"one": cases, "recomputed": recomputed_cases}
+    ratios = [
+        compared(title, config, measured_bytes)
+        for name, group in groups.items()
+        if only in (None, name)
+        for title, config in group()
+    ]
+    for name in PARALLEL if only in (None, "parallel") else ():
         title = f"llama      s=4 chunked bf16-mixed rows=8 {name}, 2 processes"
-        print(f"{title:<64}{estimate / 1e6:>7.1f} MB{measured / 1e6:>7.1f} MB{ratios[-1]:>7.3f}", flush=True)
+        config = parallel_configuration(name)
+        ratios.append(compared(title, config, lambda _, name=name: measured_in_parallel(name)))
     print(f"\n{len(ratios)} cases, ratios from {min(ratios):.3f} to {max(ratios):.3f}")
     return 0 if all(abs(ratio - 1) <= LIMIT for ratio in ratios) else 1
+
+
+def compared(title: str, config: dict[str, Any], measure: Callable[[dict[str, Any]], int]) -> float:
+    """Print the line of a case; the estimate over the measurement."""
+    estimate, measured = estimated_bytes(config), measure(config)
+    print(f"{title:<64}{estimate / 1e6:>7.1f} MB{measured / 1e6:>7.1f} MB{estimate / measured:>7.3f}", flush=True)
+    return estimate / measured
 
 
 if __name__ == "__main__":

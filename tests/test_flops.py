@@ -11,15 +11,17 @@ in batches. What torch counts elsewhere, and why the tests do not use it:
 
 import pytest
 import torch
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DeepseekV3Config, LlamaConfig, Qwen2MoeConfig, Qwen3Config, Qwen3MoeConfig
 
-from tst_lightning.accounting import flops_per_position, matrix_parameters
+from tst_lightning.accounting import flops_per_position, matrix_parameters, recomputed_flops_per_position
 from tst_lightning.auxiliary.losses import AuxiliaryLosses
 from tst_lightning.auxiliary.multi_token import MultiToken
 from tst_lightning.bags import superpose_embedding
 from tst_lightning.errors import UserError
 from tst_lightning.losses import MultiHotCrossEntropy
+from tst_lightning.modeling.outlined import Outlined
 from tst_lightning.module import CausalLMModule
 
 VOCABULARY, ROWS, LENGTH, LAYERS, WIDTH = 101, 2, 16, 3, 32
@@ -29,12 +31,13 @@ GROUPED = SIZES | {"num_key_value_heads": 2}
 EXPERTS = GROUPED | {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
-def counted(config, bag_size=1, attention="eager", experts=None, multi_token=None):
+def counted(config, bag_size=1, attention="eager", experts=None, multi_token=None, recomputed=False):
     """FLOPs that torch counts in a training step without its optimizer; and the model."""
     config._attn_implementation = attention
     if experts:
         config._experts_implementation = experts
-    module = CausalLMModule(config=config, loss_impl="eager", multi_token=multi_token)
+    options = {"multi_token": multi_token, "activation_checkpointing": recomputed}
+    module = CausalLMModule(config=config, loss_impl="eager", **options)
     module.configure_model()
     superpose_embedding(module.get_input_embeddings())
     ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1, bag_size))
@@ -70,6 +73,26 @@ def test_heads_of_multi_token_prediction_are_counted(heads):
     added = AuxiliaryLosses(model, options).matrix_parameters
     assert added == heads * (2 * WIDTH * WIDTH + VOCABULARY * WIDTH)
     assert flops == ROWS * LENGTH * flops_per_position(model, LENGTH, added)
+
+
+@pytest.mark.parametrize(("config", "last_products"), [
+    pytest.param(LlamaConfig(**GROUPED), 80 * WIDTH, id="llama"),
+    # The sum over a position's experts needs their outputs in the backward pass.
+    pytest.param(Qwen3MoeConfig(**EXPERTS), 0, id="qwen3-moe"),
+])  # fmt: skip
+def test_activation_checkpointing_adds_a_forward_pass_of_the_layers(config, last_products):
+    """And of each layer not its last product, if nothing in the backward pass needs its result."""
+    experts = "batched_mm" if hasattr(config, "num_experts") else None
+    flops, model = counted(config, experts=experts)
+    again, same_model = counted(config, experts=experts, recomputed=True)
+    assert flops_per_position(same_model, LENGTH) == flops_per_position(model, LENGTH)
+    added = recomputed_flops_per_position(model, LENGTH)
+    assert again - flops == ROWS * LENGTH * (added - 2 * LAYERS * last_products)
+    with set_checkpoint_early_stop(False):
+        again, _ = counted(config, experts=experts, recomputed=True)
+    assert again - flops == ROWS * LENGTH * added
+    outlined = Outlined(config)
+    assert outlined.recomputed_share(LENGTH) == added / flops_per_position(model, LENGTH) < 1 / 3
 
 
 def test_fused_attention_adds_only_the_scores_it_computes_again():

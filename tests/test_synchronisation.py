@@ -41,10 +41,11 @@ class Watch(Callback):
 
 
 @pytest.mark.usefixtures("_nothing_is_packed")
-def test_a_training_step_does_not_wait_for_the_device(prepared_dir, tmp_path):
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_training_step_does_not_wait_for_the_device(recomputed, prepared_dir, tmp_path):
     watch = Watch()
     trainer = tiny_trainer(tmp_path, 4, [SuperpositionCallback(bag_size=2, recovery_step=2), watch])
-    trainer.fit(tiny_module(), datamodule=tiny_data(prepared_dir))
+    trainer.fit(tiny_module(activation_checkpointing=recomputed), datamodule=tiny_data(prepared_dir))
     assert watch.watched == 4
 
 

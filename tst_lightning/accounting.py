@@ -4,8 +4,10 @@ FLOPs are counted structurally, per position and for forward and backward togeth
 matrix product (the head included, the input embedding's table look-up not) and ``12 * width * L`` for the two
 attention products of each layer, causal masking not discounted (the convention of PaLM, arXiv 2204.02311,
 appendix B). Averaging a bag's embeddings costs ``s * d`` additions a position and is not counted, so a position
-costs the same in superposition and in recovery. What an implementation computes twice (attention in the backward
-of a fused kernel, activations that are recomputed) is not counted either.
+costs the same in superposition and in recovery. What an implementation computes twice is not counted either: attention
+in the backward of a fused kernel, and what activation checkpointing computes again, for which there is
+``recomputed_flops_per_position``. So a share of a device's peak is model FLOPs utilisation (MFU), with the same meaning
+whether activations are recomputed or not; it is not hardware FLOPs utilisation (HFU).
 """
 
 import re
@@ -84,6 +86,20 @@ def flops_per_position(model: nn.Module, sequence_length: int, added_matrix_para
     attention_width = config.num_attention_heads * head_dim
     weights = matrix_parameters(model) + added_matrix_parameters
     return 6 * weights + 12 * config.num_hidden_layers * attention_width * sequence_length
+
+
+def recomputed_flops_per_position(model: nn.Module, sequence_length: int) -> int:
+    """FLOPs of a position that activation checkpointing adds to ``flops_per_position``, at most.
+
+    A forward pass, a third of the whole, of all but the head. torch stops recomputing a layer once it has all that the
+    backward pass needs, usually before the layer's last matrix product.
+
+    Args:
+        model: a Hugging Face causal LM.
+        sequence_length: positions of a row.
+    """
+    head = model.get_output_embeddings()
+    return (flops_per_position(model, sequence_length) - 6 * head.weight.numel()) // 3
 
 
 @dataclass(frozen=True)

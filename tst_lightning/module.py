@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
-from tst_lightning.accounting import Counts, flops_per_position
+from tst_lightning.accounting import flops_per_position
 from tst_lightning.auxiliary.multi_token import MultiToken
 from tst_lightning.auxiliary.router import router_balance
 from tst_lightning.bags import shift
@@ -25,14 +25,15 @@ from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.modeling.building import new_model, new_vocabulary, pretrained_config, rescales_logits
-from tst_lightning.modeling.compilation import Compilation, CompiledLayers, compiled_layers, require_compilable
+from tst_lightning.modeling.compilation import Compilation, CompiledLayers, compiled_layers
 from tst_lightning.modeling.configuring import configure
 from tst_lightning.modeling.isolation import require_isolation
+from tst_lightning.modeling.refusals import require_buildable
 from tst_lightning.modeling.sharding import is_sharded
-from tst_lightning.modeling.strategies import number_by_module, require_supported
+from tst_lightning.modeling.strategies import number_by_module
 from tst_lightning.modeling.tensor_parallel import whole_weight
 from tst_lightning.optimizers import identity, papers_adamw, parameter_groups, require_same_optimizers, saved_identities
-from tst_lightning.schedule import Schedule
+from tst_lightning.progress import progress_after
 
 
 class CausalLMModule(L.LightningModule):
@@ -57,6 +58,8 @@ class CausalLMModule(L.LightningModule):
         compilation: whether training steps run the model's layers through torch.compile: ``none``; ``lazy``, as each
             shape of batch first comes by; ``ahead``, all the schedule's shapes before the first step.
         multi_token: heads that predict further ahead, and the weight of their loss; by default none.
+        activation_checkpointing: whether a decoder layer keeps only its input for the backward pass and computes the
+            rest again there: less memory for about a third more work, and the same weights.
 
     Raises:
         UserError: both or neither of ``config`` and ``pretrained``; ``output_router_logits`` (the loss that balances
@@ -73,6 +76,7 @@ class CausalLMModule(L.LightningModule):
         loss_impl: Literal["chunked", "eager"] = "chunked",
         compilation: Compilation = "none",
         multi_token: MultiToken | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if (config is None) == (pretrained is None):
@@ -92,6 +96,7 @@ class CausalLMModule(L.LightningModule):
         self.loss = self.next_token_loss  # of a training step; SuperpositionCallback swaps it
         self.mean_val_loss = MeanMetric()
         self.compilation = compilation
+        self.activation_checkpointing = activation_checkpointing
         self._compiled_layers: CompiledLayers | None = None
         self.model: nn.Module | None = None
         self._isolates_documents = False  # known in ``setup``
@@ -101,30 +106,10 @@ class CausalLMModule(L.LightningModule):
     # Model ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse data that the model cannot read, and a run without an end, before anything is built."""
-        if stage == "fit" and self.trainer.max_steps < 1:
-            raise UserError(
-                f"trainer.max_steps={self.trainer.max_steps}, and learning rate and data are planned by step: "
-                "set trainer.max_steps to the number of optimizer steps"
-            )
+        """Refuse what cannot be trained, such as data that the model cannot read, before anything is built."""
+        require_buildable(self, stage)
         self._saved_optimizers = []
-        require_supported(self.trainer.strategy, self.config)
-        require_compilable(self.compilation, self.trainer.strategy)
-        data = self.trainer.datamodule
-        self._isolates_documents = stage == "fit" and getattr(data, "isolate_documents", False)
-        config = self.config.get_text_config()
-        vocab_size = getattr(data, "vocab_size", None)
-        if vocab_size is not None and vocab_size > config.vocab_size:
-            raise UserError(
-                f"the data's vocabulary has {vocab_size} tokens, the model's {config.vocab_size}: "
-                f"set the model's vocab_size to {vocab_size} or more"
-            )
-        positions, length = getattr(config, "max_position_embeddings", None), getattr(data, "sequence_length", None)
-        if positions is not None and length is not None and length > positions:
-            raise UserError(
-                f"sequence_length={length} is longer than the model's {positions} positions: "
-                "shorten it or raise max_position_embeddings"
-            )
+        self._isolates_documents = stage == "fit" and getattr(self.trainer.datamodule, "isolate_documents", False)
 
     def configure_model(self) -> None:
         """Build the model once, from ``init_seed`` whatever was drawn before.
@@ -255,24 +240,10 @@ class CausalLMModule(L.LightningModule):
     def progress(self, steps: int) -> dict[str, int]:
         """``progress/*`` after ``steps`` optimizer steps: data tokens, positions, FLOPs; bag size and phase.
 
-        Counts over all devices, exact. A data module that knows better than its schedule (padding, another
-        number of devices before) has ``positions(steps)`` and ``data_tokens(steps)``; one with rows of several lengths,
-        ``positions_by_length(steps)``.
+        Counts over all devices, exact; what the data module may know better, see ``progress_after``.
         """
-        data = self.trainer.datamodule
-        schedule = getattr(data, "schedule", Schedule())
-        if hasattr(data, "data_tokens") and hasattr(data, "positions"):
-            counts = Counts(data.data_tokens(steps), data.positions(steps))
-        else:
-            rows = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-            counts = Counts.of_schedule(schedule, rows * data.sequence_length, steps)
-        counts = counts.with_flops(self._flops_per_position(data.sequence_length))
-        if hasattr(data, "positions_by_length"):  # a position of a shorter row costs less
-            parts = data.positions_by_length(steps).items()
-            counts["flops"] = sum(positions * self._flops_per_position(length) for length, positions in parts)
-        last_stage = schedule.stage(max(0, steps - 1))
-        counts |= {"bag_size": last_stage.bag_size, "superposed": int(last_stage.superposed)}
-        return {f"progress/{name}": value for name, value in counts.items()}
+        values = progress_after(steps, self.trainer, self._flops_per_position)
+        return {f"progress/{name}": value for name, value in values.items()}
 
     def _flops_per_position(self, length: int) -> int:
         if length not in self._flops:

@@ -39,14 +39,15 @@ def planned(**changes):
 
 
 @pytest.mark.parametrize(
-    ("model", "bag_size", "impl", "precision"),
+    ("model", "bag_size", "impl", "precision", "recomputed"),
     [
-        ("llama", 4, "chunked", "bf16-mixed"),
-        pytest.param("gpt2", 1, "eager", "32-true", marks=pytest.mark.slow),
+        ("llama", 4, "chunked", "bf16-mixed", False),
+        pytest.param("gpt2", 1, "eager", "32-true", False, marks=pytest.mark.slow),
+        pytest.param("llama", 4, "chunked", "bf16-mixed", True, marks=pytest.mark.slow),
     ],
 )
-def test_within_15_percent_of_what_the_allocator_gave_out(model, bag_size, impl, precision):
-    config = benchmark.configuration(model, bag_size, impl, precision, rows=4)
+def test_within_15_percent_of_what_the_allocator_gave_out(model, bag_size, impl, precision, recomputed):
+    config = benchmark.configuration(model, bag_size, impl, precision, rows=4, recomputed=recomputed)
     assert benchmark.estimated_bytes(config) == pytest.approx(benchmark.measured_bytes(config), rel=0.15)
 
 
@@ -116,6 +117,25 @@ def test_activations_grow_with_rows_and_eager_logits_count():
     eager = planned(model={"loss_impl": "eager"}, data={"batch_size": 64})
     assert eager.peak.total_bytes > planned(data={"batch_size": 64}).peak.total_bytes
     assert eager.peak.by_kind["loss"] >= 64 * 16 * 257 * 4
+
+
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_with_activation_checkpointing_a_layer_keeps_its_input(sharded):
+    """By how much another layer adds to what is there when a step is at its fullest."""
+    strategy = {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1},
+    }
+    trainer = {"devices": 2, "strategy": strategy} if sharded else {}
+
+    def kept(layers, recomputed):
+        config = {"class_path": "transformers.LlamaConfig", "init_args": LLAMA | {"num_hidden_layers": layers}}
+        model = {"config": config, "activation_checkpointing": recomputed}
+        return planned(model=model, data={"batch_size": 64}, trainer=trainer).peak.by_kind["activations"]
+
+    of_input = 64 * 16 * 16 * 4
+    assert kept(4, True) - kept(3, True) == of_input
+    assert kept(4, False) - kept(4, True) > 3 * 8 * of_input
 
 
 def test_nothing_fake_stays_behind():

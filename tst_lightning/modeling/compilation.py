@@ -70,14 +70,19 @@ class CompiledLayers:
         Raises:
             UserError: torch cannot compile them on this machine.
         """
+        from torch._dynamo import config
         from torch._dynamo.exc import BackendCompilerFailed
 
+        # Layers that recompute their activations (activation_checkpointing) are not compiled otherwise, without a word,
+        # where transformers' hooks collect router logits in them: those are collected once, in the forward pass.
+        collect_once = config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
         if not self._compiled:
             self._compile()
         try:
             for layer, compiled in zip(self.layers, self._compiled, strict=True):
                 layer._compiled_call_impl = compiled
-            yield
+            with collect_once:
+                yield
         except BackendCompilerFailed as error:
             reason = " ".join(str(error).partition("\n\n")[0].split())[:300]
             raise UserError(

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from lightning.pytorch import LightningModule
 
 from tst_lightning.auxiliary.losses import AuxiliaryLosses
+from tst_lightning.modeling.activation_checkpointing import recompute_layers
 from tst_lightning.modeling.building import new_model, pretrained_model
 from tst_lightning.modeling.initial_weights import outline
 from tst_lightning.modeling.sharding import fill_shards, is_sharded, shard
@@ -17,7 +18,8 @@ def configure(module: LightningModule) -> None:
     first: its files may name and shape weights otherwise, and only transformers' own loading knows how.
 
     Args:
-        module: has ``config``, ``pretrained``, ``init_seed``, ``multi_token`` and, once built, ``model``.
+        module: has ``config``, ``pretrained``, ``init_seed``, ``multi_token``, ``activation_checkpointing`` and, once
+            built, ``model``.
 
     Raises:
         UserError: multi-token prediction with a model that does more to its logits than multiply by the head; see also
@@ -34,6 +36,8 @@ def configure(module: LightningModule) -> None:
                 module.model = outline(module.config) if by_shards else new_model(module.config, seed)
             module.auxiliary_losses = AuxiliaryLosses(module.model, module.multi_token, seed)
             module.model.train()
+        if module.activation_checkpointing:
+            recompute_layers(module.model)
         if mesh is not None and not is_sharded(module):
             shard(module, module.model, mesh)
             if by_shards:

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from tst_lightning.accounting import flops_per_position, matrix_parameters
-from tst_lightning.auxiliary.losses import AuxiliaryLosses
+from tst_lightning.accounting import matrix_parameters
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.outlined import Outlined
 from tst_lightning.module import CausalLMModule
 from tst_lightning.parsing import as_user_error
 
@@ -31,19 +30,15 @@ class ModelSize:
     """Beside the model: heads of multi-token prediction."""
 
 
-class OutlinedModel:
-    """The model of a configuration without weights.
+class OutlinedModel(Outlined):
+    """The model of a LightningModule without weights.
 
     Args:
         module: without a model yet.
     """
 
     def __init__(self, module: CausalLMModule) -> None:
-        from transformers import AutoModelForCausalLM
-
-        with torch.device("meta"):
-            self.model: nn.Module = AutoModelForCausalLM.from_config(module.config, dtype=torch.float32)
-            self.auxiliary = AuxiliaryLosses(self.model, module.multi_token)
+        super().__init__(module.config, module.multi_token)
 
     def size(self) -> ModelSize:
         """Count the parameters."""
@@ -63,10 +58,6 @@ class OutlinedModel:
         inactive = matrices - matrix_parameters(self.model)
         beside = sum(parameter.numel() for parameter in self.auxiliary.parameters())
         return ModelSize(total, total - inactive, embedding, of_head, total - embedding - of_head, beside)
-
-    def flops_per_position(self, length: int) -> int:
-        """As a run counts them for ``progress/flops``."""
-        return flops_per_position(self.model, length, self.auxiliary.matrix_parameters)
 
 
 def module_of(config: Mapping[str, Any]) -> CausalLMModule:

@@ -14,6 +14,7 @@ _SUPERPOSITION = "trainer.callbacks.SuperpositionCallback"
 _ADDED = {
     "data.fold_by_document": False,
     "data.verify_shards": "background",
+    "model.activation_checkpointing": False,
     "model.compilation": "none",
     "model.multi_token": None,
     "model.learning_rate_schedule.decay_shape": "linear",

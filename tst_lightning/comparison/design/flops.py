@@ -26,12 +26,8 @@ def planned_flops_per_position(config: Mapping[str, Any]) -> int:
 
 @lru_cache(maxsize=64)
 def _counted(model: str, sequence_length: int) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from tst_lightning.accounting import flops_per_position
-    from tst_lightning.auxiliary.losses import AuxiliaryLosses
     from tst_lightning.auxiliary.multi_token import MultiToken
+    from tst_lightning.modeling.outlined import Outlined
 
     options = json.loads(model)
     module, _, name = options["config"]["class_path"].rpartition(".")
@@ -39,7 +35,4 @@ def _counted(model: str, sequence_length: int) -> int:
     values = (options["config"].get(key) or {} for key in ("init_args", "dict_kwargs"))
     config = getattr(importlib.import_module(module), name)(**{key: v for part in values for key, v in part.items()})
     heads = MultiToken(**options["multi_token"]) if options.get("multi_token") else None
-    with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(config)
-        added = AuxiliaryLosses(built, heads).matrix_parameters
-    return flops_per_position(built, sequence_length, added)
+    return Outlined(config, heads).flops_per_position(sequence_length)
