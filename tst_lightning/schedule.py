@@ -8,8 +8,8 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -54,6 +54,9 @@ class Schedule:
     """
 
     stages: tuple[Stage, ...] = (Stage(0, 1, 1),)
+    of_length: Callable[[int], "Schedule"] | None = field(default=None, compare=False, repr=False)
+    """What the options that this schedule is made of read in a run of so many steps; raises ``UserError`` where they
+    make none. Without it, the stages stay where they are."""
 
     def __post_init__(self) -> None:
         first_steps = [stage.first_step for stage in self.stages]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from tst_lightning.errors import UserError
@@ -69,9 +69,10 @@ class SuperpositionStages:
                 " end it earlier (the paper recovers for 60 to 80 % of the steps) or train longer"
             )
         self._require_steps(first_steps, max_steps)
-        return Schedule.of_bag_sizes(
+        schedule = Schedule.of_bag_sizes(
             self.sizes, first_steps, self.superpose_inputs, constant_tokens=self.tokens_per_step == "constant"
         )
+        return replace(schedule, of_length=self.schedule)
 
     def _require_steps(self, first_steps: list[int], max_steps: int) -> None:
         """Refuse a short run that would leave a stage out without a word."""

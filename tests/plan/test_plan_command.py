@@ -21,11 +21,11 @@ def arguments(*names: str, **options) -> list[str]:
 def test_prints_and_writes_the_plan(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     machine = ROOT / "configs" / "machine" / "cpu.yaml"
-    status = cli.main([*arguments(*SMALL), "--machine", str(machine), "--mfu", "0.5", "--json", "plan.json"])
+    status = cli.main([*arguments(*SMALL), "--machine", str(machine), "--mfu", "0.5", "--json", "plan.json", "--check"])
     printed = capsys.readouterr().out
-    assert status == 0
+    assert status == 3
     assert max(map(len, printed.splitlines())) <= 100
-    titles = ["Plan", "Parameters", "Work", "Data", "Memory", "Checkpoints", "Advice"]
+    titles = ["Plan", "Parameters", "Work", "Data", "Memory", "Checkpoints", "Advice", "Check"]
     assert re.findall(r"^\w+", printed, re.M) == titles
     for text in ("superposition s=4", "'data/demo' is not prepared yet", "fits: ", "s=1 (the baseline)", "MFU 0.50"):
         assert text in printed
@@ -34,7 +34,18 @@ def test_prints_and_writes_the_plan(tmp_path, capsys, monkeypatch):
     assert values["total"]["seconds"] == pytest.approx(values["total"]["flops"] / (0.5 * 0.64e12))
     assert values["total"]["device_hours"] == pytest.approx(values["total"]["seconds"] / 3600)
     assert sum(values["memory"]["by_kind"].values()) == values["memory"]["total_bytes"]
+    assert values["check"]["problems"] == ["'data/demo' is not prepared yet: run `tst-lightning prepare`"]
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.slow
+def test_what_can_run_passes_the_check(prepared_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {"data.data_dir": prepared_dir, "data.sequence_length": 16, "trainer.max_steps": 10, "memory_gb": 8}
+    assert cli.main([*arguments(*SMALL, **small), "--check", "--trainer.precision", "32-true"]) == 0
+    assert re.search(r"^Check +passed", capsys.readouterr().out, re.M)
+    assert cli.main([*arguments(*SMALL, **small), "--check", "false", "--memory_gb", "0.000001"]) == 0
+    assert "do not fit either" in capsys.readouterr().out
 
 
 def test_a_mixture_on_gpus_is_planned_without_gpus_or_memory(capsys):
@@ -78,12 +89,14 @@ def test_device_hours_and_a_run_like_no_other(capsys, tmp_path):
         ({"trainer.max_step": 3}, "max_step"),
         ({"machine": "b300.yaml"}, "machine 'b300.yaml' cannot be read"),
         ({"flops_budget": -3}, "flops_budget=-3"),
-        ({"flops_budget": "nan"}, "got nan"),
-        ({"flops_budget": "much"}, "much"),
+        ({"flops_budget": "nan"}, "flops_budget=nan: give a number of at least 1"),
+        ({"flops_budget": "1e25x"}, "flops_budget=1e25x: give a number of at least 1, such as 5B"),
         ({"flops_budget": 5}, "does not pay for one position"),
         ({"token_budget": 0}, "token_budget=0"),
-        ({"mfu": 2}, "mfu is 2"),
-        ({"memory_gb": 0}, "memory_gb is 0"),
+        ({"mfu": 2}, "mfu=2: give a share"),
+        ({"mfu": "abc"}, "mfu=abc: give a share above 0 and at most 1, such as 0.4"),
+        ({"memory_gb": 0}, "memory_gb=0: give a number above 0"),
+        ({"check": "true"}, "check needs a device's memory: give --machine FILE"),
         ({"json": "."}, "is a folder"),
         ({"json": "nowhere/deep/plan.json"}, "there is no folder 'nowhere/deep'"),
         ({"model.config.init_args.num_attention_heads": 0}, "error: "),

@@ -1,25 +1,28 @@
 """``tst-lightning plan``: what a `fit` costs and needs, before anything is paid for."""
 
 import json as json_format
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
 
+CHECK_FAILED = 3
+"""Exit status of ``--check``. 1 is a process that ended, 2 a mistake in the command or a config that does not parse."""
+
 
 def plan(
     config: Sequence[str],
     *,
     machine: str | None = None,
-    memory_gb: float | None = None,
-    peak_tflops: float | None = None,
-    mfu: float | None = None,
-    flops_budget: float | None = None,
-    token_budget: float | None = None,
+    memory_gb: float | str | None = None,
+    peak_tflops: float | str | None = None,
+    mfu: float | str | None = None,
+    flops_budget: float | str | None = None,
+    token_budget: float | str | None = None,
     json: str | None = None,
-) -> None:
+    check: bool = False,
+) -> int:
     """Say what a fit costs and needs: FLOPs, tokens, memory, time, disk; and which bag size to begin with.
 
     Takes the --config files and keys of `tst-lightning fit`, and its own options below. Needs neither the devices
@@ -34,114 +37,48 @@ def plan(
         mfu: Model FLOPs utilisation, the share of the peak that the run makes use of, in FLOPs that count attention
             over whole rows, as if it were not causal. Of a short run it is flops / train_seconds of progress.json /
             (devices * peak). Default: 0.4, an assumption.
-        flops_budget: Training FLOPs for which to recommend s and r. Default: those of the config.
-        token_budget: Tokens that there are to read, for the recommendation. Default: what is prepared, times
-            data.epochs.
+        flops_budget: Training FLOPs for which to recommend s and r, such as 1e20. Default: those of the config.
+        token_budget: Tokens that there are to read, such as 5B, for the recommendation. Default: what is prepared,
+            times data.epochs.
         json: File for the plan as JSON, in a folder that exists.
+        check: End with status 3 if `fit` would refuse the run, its prepared text does not suffice or a device has too
+            little memory.
+
+    Returns:
+        The exit status: 0, or ``CHECK_FAILED``.
 
     Raises:
         UserError: the config does not parse or has no length in steps; a machine or a budget that is none; a place
-            for the JSON that is none.
+            for the JSON that is none; a check without a device's memory.
     """
-    _require_positive(flops_budget=flops_budget, token_budget=token_budget)
+    from tst_lightning.plan import quantities
+
+    flops = quantities.count("flops_budget", flops_budget)
+    tokens = quantities.count("token_budget", token_budget)
+    device_options = (
+        quantities.amount("memory_gb", memory_gb, "80"),
+        quantities.amount("peak_tflops", peak_tflops, "989.5"),
+        quantities.share("mfu", mfu),
+    )
     if json is not None:
         _require_place(Path(json))
     from tst_lightning.lightning_cli import parse_fit
     from tst_lightning.plan.machine import machine_of
     from tst_lightning.plan.run import fit_plan
     from tst_lightning.plan.summary import text
+    from tst_lightning.plan.values import Budgets, values
 
     planned = fit_plan(parse_fit(config))
-    device = machine_of(machine, planned.precision, memory_gb, peak_tflops, mfu)
-    values = _values(planned, device, flops_budget, token_budget)
+    device = machine_of(machine, planned.precision, *device_options)
+    if check and device.memory_gb is None:
+        raise UserError(
+            "check needs a device's memory: give --machine FILE, such as configs/machine/h100_sxm.yaml, or --memory_gb"
+        )
+    found = values(planned, device, Budgets(flops, tokens), is_checked=check)
     if json is not None:
-        _write(Path(json), values)
-    print(text(values))
-
-
-def _values(planned: Any, device: Any, flops_budget: float | None, token_budget: float | None) -> dict[str, Any]:
-    """Everything that is printed or written."""
-    from dataclasses import asdict
-
-    from tst_lightning.plan.checkpoints import checkpoints
-    from tst_lightning.plan.machine import DEFAULT_MFU
-    from tst_lightning.plan.memory import RehearsalError, memory
-    from tst_lightning.plan.model_size import OutlinedModel, module_of
-    from tst_lightning.plan.phases import phases
-    from tst_lightning.plan.prepared import prepared
-    from tst_lightning.plan.recommendation import recommend
-
-    module = module_of(planned.config)
-    outline = OutlinedModel(module)
-    size = outline.size()
-    corpus = prepared(planned)
-    schedule = corpus.data.schedule if corpus.data is not None else planned.schedule
-    work = phases(planned, corpus, outline.flops_per_position)
-    total = {name: sum(getattr(one, name) for one in work) for name in ("steps", "positions", "data_tokens", "flops")}
-    flops = total["flops"] if flops_budget is None else flops_budget
-    positions = int(flops / outline.flops_per_position(planned.sequence_length))
-    if positions < 1:
-        raise UserError(f"flops_budget={flops:.3g} does not pay for one position of this model: give more")
-    needed, unknown = None, ""
-    try:
-        needed = memory(planned, lambda: module_of(planned.config), schedule)
-    except RehearsalError as error:
-        unknown = str(error)
-    share = DEFAULT_MFU if device.mfu is None else device.mfu
-    peak = device.peak_flops(planned.precision)
-    count = planned.devices.count
-    speed = None if peak is None else peak * share * count
-    tokens = corpus.usable_tokens if token_budget is None else int(token_budget)
-    saved = checkpoints(planned, needed.checkpoint_bytes if needed else None)
-    return {
-        "precision": planned.precision,
-        "devices": asdict(planned.devices) | {"text": str(planned.devices)},
-        "machine": asdict(device) | {"mfu": share, "mfu_assumed": device.mfu is None},
-        "model": {"type": module.config.model_type} | asdict(size),
-        "phases": [asdict(one) | _time(one.flops, speed, count) for one in work],
-        "total": total | _time(total["flops"], speed, count),
-        "data": _data(corpus, total["data_tokens"]),
-        "memory": _memory(needed, unknown),
-        "checkpoints": asdict(saved) | {"disk_bytes": saved.disk_bytes},
-        "recommendation": {"flops": flops, "positions": positions, "available_tokens": tokens}
-        | asdict(recommend(positions, size.active, tokens, mixture=size.active < size.total)),
-    }
-
-
-def _time(flops: int, speed: float | None, devices: int) -> dict[str, float | None]:
-    """At a speed in FLOPs a second that all devices have together; None if it is not known."""
-    seconds = flops / speed if speed else None
-    return {"seconds": seconds, "device_hours": None if seconds is None else seconds * devices / 3600}
-
-
-def _data(corpus: Any, needed_tokens: int) -> dict[str, Any]:
-    return {
-        "folders": list(corpus.folders),
-        "needed_tokens": needed_tokens,
-        "prepared_tokens": corpus.tokens,
-        "epochs": corpus.epochs,
-        "passes_needed": corpus.passes_needed,
-        "missing": corpus.missing,
-        "refused": corpus.refused,
-    }
-
-
-def _memory(needed: Any, unknown: str) -> dict[str, Any]:
-    if needed is None:
-        return {"unknown": unknown}
-    return {
-        "state_bytes": needed.state_bytes,
-        "by_kind": needed.peak.by_kind,
-        "total_bytes": needed.peak.total_bytes,
-        "moment": needed.peak.moment,
-        "stage": needed.stage,
-    }
-
-
-def _require_positive(**options: float | None) -> None:
-    for name, value in options.items():
-        if value is not None and not 1 <= value < math.inf:
-            raise UserError(f"{name}={value}: give a number of at least 1")
+        _write(Path(json), found)
+    print(text(found))
+    return CHECK_FAILED if check and not found["check"]["passed"] else 0
 
 
 def _require_place(path: Path) -> None:
@@ -151,10 +88,10 @@ def _require_place(path: Path) -> None:
         raise UserError(f"json '{path}': there is no folder '{path.parent}': make it, or choose another place")
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
+def _write(path: Path, found: dict[str, Any]) -> None:
     from tst_lightning.files import write_atomically
 
     try:
-        write_atomically(path, json_format.dumps(values, indent=2) + "\n")
+        write_atomically(path, json_format.dumps(found, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"json '{path}' cannot be written ({error.strerror or error}): choose another place") from error

@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.precision import ARITHMETIC
 
-ARITHMETIC = {
-    "bf16-mixed": "bf16", "bf16-true": "bf16", "bf16": "bf16", "16-mixed": "bf16", "16-true": "bf16",
-    "32-true": "fp32", "32": "fp32", "64-true": "fp64", "64": "fp64",
-}  # fmt: skip
-"""Which of a device's peaks the matrix products of a ``trainer.precision`` are bounded by; 16-bit formats have one."""
 DEFAULT_MFU = 0.4
 """Of a plan that does not say: an assumption, not a measurement."""
 
@@ -29,8 +25,8 @@ class Machine:
     """Model FLOPs utilisation: the share of the peak that a run makes use of."""
 
     def peak_flops(self, precision: str) -> float | None:
-        """FLOPs a second of a device in matrix products of a ``trainer.precision``; None if not known."""
-        peak = self.peak_tflops.get(ARITHMETIC.get(precision, ""))
+        """FLOPs a second of a device in matrix products of a precision (key of ``ARITHMETIC``); None if not known."""
+        peak = self.peak_tflops.get(ARITHMETIC[precision])
         return None if peak is None else peak * 1e12
 
 
@@ -41,7 +37,7 @@ def machine_of(
 
     Args:
         path: a YAML file as in configs/machine; None for a machine of which only the rest is known.
-        precision: that ``peak_tflops`` is meant for.
+        precision: that ``peak_tflops`` is meant for, a key of ``ARITHMETIC``.
         memory_gb: see ``Machine``.
         peak_tflops: at ``precision``.
         mfu: see ``Machine``.
@@ -53,10 +49,7 @@ def machine_of(
     if memory_gb is not None:
         machine = replace(machine, memory_gb=memory_gb)
     if peak_tflops is not None:
-        kind = ARITHMETIC.get(precision)
-        if kind is None:
-            raise UserError(f"peak_tflops with trainer.precision={precision}: choose among {', '.join(ARITHMETIC)}")
-        machine = replace(machine, peak_tflops={**machine.peak_tflops, kind: peak_tflops})
+        machine = replace(machine, peak_tflops={**machine.peak_tflops, ARITHMETIC[precision]: peak_tflops})
     if mfu is not None:
         machine = replace(machine, mfu=mfu)
     _require_valid(machine)

@@ -25,6 +25,8 @@ class Prepared:
     """How often they may be read."""
     missing: str = ""
     """Why nothing is known."""
+    is_remote: bool = False
+    """Whether that is because object storage is not asked."""
     refused: str = ""
     """What `fit` would say to this run."""
     passes_needed: float | None = None
@@ -48,7 +50,7 @@ def prepared(plan: FitPlan) -> Prepared:
     data_dir, epochs = options["data_dir"], options.get("epochs", 1)
     folders = tuple(data_dir) if isinstance(data_dir, Mapping) else (str(data_dir),)
     if missing := _missing(folders):
-        return Prepared(folders, None, epochs, missing)
+        return Prepared(folders, None, epochs, missing, any(map(is_remote, folders)))
     data = TokenDataModule(**options)
     data.trainer = SimpleNamespace(
         accumulate_grad_batches=plan.accumulate, world_size=plan.devices.data_parallel, global_rank=0, strategy=None
@@ -67,7 +69,7 @@ def prepared(plan: FitPlan) -> Prepared:
         data.trainer = trainer
     except UserError as error:
         refused, counted = str(error), None
-    return Prepared(folders, tokens, epochs, "", refused, passes, counted)
+    return Prepared(folders, tokens, epochs, "", False, refused, passes, counted)
 
 
 def _missing(folders: tuple[str, ...]) -> str:

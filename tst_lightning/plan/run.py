@@ -11,6 +11,7 @@ from tst_lightning.comparison.design.configured import (
     require_startable,
 )
 from tst_lightning.errors import UserError
+from tst_lightning.precision import ARITHMETIC, precision_name
 from tst_lightning.schedule import Schedule
 
 SINGLE, DDP, FSDP2 = "one device", "DDP", "FSDP2"
@@ -23,11 +24,6 @@ _STRATEGIES = {
 }
 _DDP_NAMES = re.compile(r"ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?")
 """However Lightning starts the processes, each of them holds the same."""
-PRECISIONS = {
-    "32": "32-true", "32-true": "32-true", "64": "64-true", "64-true": "64-true", "bf16": "bf16-mixed",
-    "bf16-mixed": "bf16-mixed", "16": "16-mixed", "16-mixed": "16-mixed", "bf16-true": "bf16-true",
-    "16-true": "16-true", "None": "32-true",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,12 +93,9 @@ def fit_plan(config: Mapping[str, Any]) -> FitPlan:
     for name in ("batch_size", "sequence_length"):
         if data[name] < 1:
             raise UserError(f"data.{name} is at least 1, got {data[name]}")
-    precision = PRECISIONS.get(str(trainer.get("precision")))
-    if precision is None:
-        raise UserError(
-            f"trainer.precision={trainer.get('precision')} is not planned for: choose "
-            f"{', '.join(sorted(set(PRECISIONS.values())))}"
-        )
+    precision = precision_name(trainer.get("precision"))
+    if precision not in ARITHMETIC:
+        raise UserError(f"trainer.precision={precision} is not planned for: choose {', '.join(sorted(ARITHMETIC))}")
     # Weights from a file need the file; one number more or less per target makes no difference here.
     callbacks = built_callbacks(config, SUPERPOSITION, without=("weights_file",))
     schedule = callbacks[0].stages.schedule(steps) if callbacks else Schedule()

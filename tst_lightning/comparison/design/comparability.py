@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tst_lightning.errors import UserError
+from tst_lightning.precision import precision_name
 
 Config = Mapping[str, Any]
 """A resolved configuration of `fit`: what its ``config.yaml`` holds."""
@@ -23,8 +24,6 @@ _TRAINER_KEYS = ("trainer.precision", "trainer.limit_val_batches")
 _MODEL_KEYS = ("model.config", "model.pretrained")
 _SAME_MODEL = ("attn_implementation", "output_router_logits", "router_aux_loss_coef")
 """Ends of keys of a model that say how its attention is computed, or weigh a loss: its function is the same."""
-_SAME_PRECISION = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-"""Short forms that the Trainer takes."""
 EVALUATION = "DownstreamEvaluation"
 """Name of the callback whose settings decide what a score means."""
 ABSENT = "nothing"
@@ -164,7 +163,7 @@ def _meaning(key: str, value: Any) -> Any:
     if key == "data.data_dir":
         return _corpora(value)
     if key == "trainer.precision":
-        return _SAME_PRECISION.get(str(value), str(value))
+        return precision_name(value)
     if key == "trainer.limit_val_batches":
         return "1.0" if value is None else repr(value)  # 1 is one batch, 1.0 all of them, which is the default
     return value

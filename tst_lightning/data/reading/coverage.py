@@ -1,12 +1,18 @@
 """How much of each corpus a run reads: refused before it starts if it is too much, and told when it starts."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
+from tst_lightning.data.reading.concat import MICRO_BATCHES_PER_BLOCK
 from tst_lightning.data.reading.decomposed import DecomposedPlan
 from tst_lightning.data.reading.packed import PackedRows
 from tst_lightning.data.reading.plan import Plan, Segment
 from tst_lightning.errors import UserError
+
+NEARLY_NO_STEPS = 64
+"""Runs this short may have no step for one of their stages, while some that are shorter still have."""
 
 
 def require_enough_text(plan: Plan | DecomposedPlan, names: Sequence[str], max_steps: int, epochs: int) -> None:
@@ -34,16 +40,68 @@ def require_enough_text(plan: Plan | DecomposedPlan, names: Sequence[str], max_s
     name = names[0 if isinstance(plan, DecomposedPlan) else shortest]
     needed_epochs = math.ceil(passes[shortest])
     groups = plan.groups_needed(max_steps)[shortest] // plan.streams
-    steps = plan.most_steps(epochs, max_steps)
-    # Its stages may be shares of max_steps, and change with it.
-    fewer = f"to {steps}" if len(plan.schedule.stages) == 1 else "(and with it the schedule's stages)"
-    shorter = f"lower max_steps {fewer}, " if steps else ""
+    steps = most_steps(plan, epochs, max_steps)
+    fewer = _shorter(plan, steps)
+    shorter = f"lower max_steps {fewer}, " if fewer else ""
     raise UserError(
         f"{max_steps:,} steps need {corpus.group_span_tokens(0, groups) * plan.streams:,} tokens of "
         f"'{name}', which has {corpus.tokens_per_pass:,} for each of epochs={epochs} "
         f"({corpus.group_description()}), enough for {steps:,} steps: set epochs={needed_epochs} to "
         f"repeat the text, {shorter}or prepare more text"
     )
+
+
+def most_steps(plan: Plan | DecomposedPlan, epochs: int, below: int) -> int:
+    """The length of the longest run with the same options for which the text suffices, with a switch of its own.
+
+    A switch that is a share of the steps comes earlier in a shorter run, which then reads other text than the first
+    steps of the longer one. A run that goes on with another number of devices keeps its switch.
+
+    Args:
+        plan: of a run of ``below`` steps.
+        epochs: how often a corpus may be read.
+        below: the run has fewer steps.
+
+    Returns:
+        Optimizer steps; 0 if there is no such run.
+    """
+    if not _changes_with_length(plan):
+        return plan.most_steps(epochs, below)
+
+    def needed(steps: int) -> float:
+        try:
+            shorter = replace(plan, schedule=plan.schedule.of_length(steps))
+        except UserError:  # too short for one of the stages
+            return 0
+        return max(shorter.passes_needed(steps))
+
+    most = bisect_right(range(below), epochs, key=needed) - 1
+    # With several stages, one may end a step earlier in a longer run, and leave a block less unread behind it.
+    stages = len(plan.schedule.of_length(below).stages)
+    beyond = MICRO_BATCHES_PER_BLOCK * stages if stages > 2 else 0
+    near = range(min(below - 1, most + beyond), max(0, most - NEARLY_NO_STEPS), -1)
+    return next((steps for steps in near if 0 < needed(steps) <= epochs), 0)
+
+
+def _shorter(plan: Plan | DecomposedPlan, steps: int) -> str:
+    """To what ``max_steps`` can be lowered, for a message; empty if to nothing."""
+    if not steps:
+        return ""
+    schedule = plan.schedule
+    if len(schedule.stages) == 1:
+        return f"to {steps}"
+    if schedule.of_length is None:
+        return "(and with it the schedule's stages)"
+    if not _changes_with_length(plan):
+        return ""  # a run that goes on cannot switch elsewhere
+    before, now = schedule.last_switch, schedule.of_length(steps).last_switch
+    moved = f" (and the switch with it, from step {before} to {now})"
+    return f"to {steps}" + (moved if schedule.stages[0].superposed and now != before else "")
+
+
+def _changes_with_length(plan: Plan | DecomposedPlan) -> bool:
+    """Whether a run that is to be shorter is another run from its first step on."""
+    return plan.schedule.of_length is not None and len(plan.parts) == 1
 
 
 def tokens_left_unread(plan: Plan, segment: Segment, micros: int) -> int:

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -38,7 +39,7 @@ def length_schedule(
         random: draws the lengths; the schedule is a function of its state and the other arguments.
     """
     lengths = sorted(tokens)
-    steps = np.array(shared_out(max_steps, tuple(Fraction(tokens[n], sum(tokens.values())) for n in lengths)))
+    steps = np.array(_steps_of(tokens, max_steps))
     odds = [lengths[-1] // length if curriculum == "grow_p2" else 1 for length in lengths]
     drawn: list[int] = []
     for cycle in range(cycles):
@@ -48,6 +49,22 @@ def length_schedule(
         for step, (before, now) in enumerate(zip([None, *drawn], drawn, strict=False))
         if before != now
     ]
+    return Schedule(tuple(stages), of_length=partial(_in_order, dict(tokens)))
+
+
+def _steps_of(tokens: Mapping[int, int], max_steps: int) -> tuple[int, ...]:
+    """Steps of each length, from the shortest: in proportion to its text."""
+    lengths = sorted(tokens)
+    return shared_out(max_steps, tuple(Fraction(tokens[length], sum(tokens.values())) for length in lengths))
+
+
+def _in_order(tokens: Mapping[int, int], max_steps: int) -> Schedule:
+    """Reads what a curriculum of this length does, one length after the other: drawing them takes time."""
+    first, stages = 0, []
+    for length, steps in zip(sorted(tokens), _steps_of(tokens, max_steps), strict=True):
+        if steps:
+            stages.append(Stage(first, 1, 1, sequence_length=length))
+        first += steps
     return Schedule(tuple(stages))
 
 
