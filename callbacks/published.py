@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
@@ -10,6 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks.whole_files import as_os_error, finish_writing, use_whole_files, writes_in_a_thread
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.checksums import write_sums
 from tst_lightning.modeling.publishing import publish, together
 
 OnSaveError = Literal["stop", "continue"]
@@ -32,6 +34,8 @@ def save_whole(trainer: Trainer, path: str, save: Callable[[str], None]) -> None
     def write(place: str) -> None:
         with _failing_last(strategy):
             save(place)
+        if Path(place).is_dir() and strategy.is_global_zero:
+            write_sums(place)
 
     try:
         if isinstance(strategy, ModelParallelStrategy):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from tst_lightning.errors import UserError
 from tst_lightning.parsing import as_user_error, require_config_files, require_values
+from tst_lightning.said_once import say_once
 
 LIGHTNING_COMMANDS = {
     "fit": "train a model; with configs/method/tst.yaml by Token-Superposition Training",
@@ -83,17 +84,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"error: {_message(error)}", file=sys.stderr)
+        say_once(_message(error), "error: ")
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except RuntimeError as error:
-        # What gloo says in the processes that are left when one has ended.
-        if not any(text in str(error) for text in ("Connection closed by peer", "Connection reset by peer")):
+        if not _is_of_another_process(error):
             raise
-        print("another process of this run has ended: its message says why", file=sys.stderr)
         return 1
+
+
+def _is_of_another_process(error: RuntimeError) -> bool:
+    """Whether ``error`` only says that another process of the run has ended; it is said, then, if not yet here."""
+    if getattr(error, "is_said", False):
+        return True
+    from tst_lightning.lost_processes import is_broken_connection
+
+    if is_broken_connection(error):
+        say_once("another process of this run has ended: its message says why")
+    return is_broken_connection(error)
 
 
 def _message(error: UserError) -> str:
@@ -161,11 +171,22 @@ def _run_with_fit_arguments(function: Callable[..., int | None], arguments: list
         exit_on_error=False,
     )
     parser.add_function_arguments(function, as_group=False, skip={"config"})
-    named = [one.name for one in signature(function).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
+    options = [one for one in signature(function).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
+    named = [one.name for one in options]
+    arguments = _switched(arguments, {f"--{one.name}" for one in options if one.annotation is bool})
     own, rest = _split(arguments, {f"--{name}" for name in named} | {"-h", "--help"})
     with as_user_error():
         values = parser.parse_args(own).as_dict()
         return function(rest, **{name: values[name] for name in named}) or 0
+
+
+def _switched(arguments: list[str], switches: set[str]) -> list[str]:
+    """``--check`` as ``--check=true``: the parser gives an option one word."""
+    following = [*arguments[1:], ""]
+    return [
+        f"{word}=true" if word in switches and after not in ("true", "false") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
 
 
 def _split(arguments: list[str], options: set[str]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,6 @@
 """tst_lightning.modeling.activation_checkpointing: layers compute twice, and train the same weights, bit by bit.
 
-Under several processes: ``tests/parallel/test_activation_checkpointing.py``. Bytes: ``tests/plan/test_plan_memory.py``.
+Under several processes: ``tests/parallel/test_recomputation.py``. Bytes: ``tests/plan/test_plan_memory.py``.
 """
 
 import copy

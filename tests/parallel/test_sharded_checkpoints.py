@@ -4,6 +4,7 @@ Lightning's own reading of a folder into one dict is the reference, and a run th
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from tst_lightning.lightning_cli import require_checkpoint
 from tst_lightning.modeling.building import new_model
 from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
 from tst_lightning.modeling.export import export
-from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
+from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, read_layout
 
 MODEL = {"multi_token": {"heads": 1}}
 ANEW = tst(on_switch="restart", reinitialize="embedding_and_head")
@@ -141,7 +143,61 @@ def test_killed_while_it_saves_a_run_goes_on_from_the_last_whole_checkpoint(prep
     (aside / "__7_0.distcp").write_text("of a run with more processes")
     run_command([*command, "--ckpt_path", "last"])
     assert_same_bits(last, whole.folder / "checkpoints" / "last.ckpt")
-    assert sorted(path.name for path in last.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    names = [".metadata", "SHA256SUMS", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    assert sorted(path.name for path in last.iterdir()) == names
+    subprocess.run(["sha256sum", "--check", "--strict", "--status", "SHA256SUMS"], cwd=last, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["__0_0.distcp", "__1_0.distcp", ".metadata"])
+def test_a_flipped_byte_ends_both_processes_before_they_train(prepared_dir, tmp_path, name):
+    """In the part of either, of which each compares about its own; and in the table of contents."""
+    (run,) = fit_all(prepared_dir, sharded(tmp_path / "run", saving={"every_n_steps": SWITCH}))
+    path = run.checkpoint(SWITCH)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2 if name == ".metadata" else middle_of_longest(path, name)] ^= 1
+    (path / name).write_bytes(content)
+    said = refused(prepared_dir, sharded(tmp_path / "again"), f"--ckpt_path={path}")
+    messages = re.findall(r"UserError: (the checkpoint .* is damaged \(.*)", said)
+    assert len(messages) >= 2, said[-4000:]  # one that comes of another error is in its traceback too
+    assert len(set(messages)) == 1
+    assert name in messages[0]
+    assert not (tmp_path / "again" / "checkpoints").exists()
+
+
+def middle_of_longest(path, name):
+    """Where a byte of the longest tensor in a file of shards lies."""
+    parts = [part for part in read_layout(path).storage_data.values() if part.relative_path == name]
+    longest = max(parts, key=lambda part: part.length)
+    content = (path / name).read_bytes()[longest.offset :][: longest.length]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        tensor = max((archive.read(record) for record in archive.infolist()), key=len)
+    return longest.offset + content.index(tensor) + len(tensor) // 2
+
+
+def refused(prepared_dir, fit, *arguments):
+    """What two processes say that start a run which is refused."""
+    fit.folder.mkdir(exist_ok=True)
+    path, fits = fit.folder / "fit.yaml", fit.folder / "fits.json"
+    path.write_text(yaml.safe_dump(fit_config(fit.folder, prepared_dir, 2, "fsdp2", **fit.values)))
+    fits.write_text(json.dumps([[2, ["--config", str(path), *arguments]]]))
+    program = os.path.join(os.path.dirname(__file__), "forked_fits.py")
+    return run_command([sys.executable, program, str(fits)], succeeds=False)
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_model_of_files_start_from_its_weights(prepared_dir, tmp_path):
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "pad_token_id": 3}
+    config = fit_config(tmp_path, prepared_dir, 2, "fsdp2", config=sizes)["model"]["config"]["init_args"]
+    expected = new_model(Qwen3MoeConfig(**config), 5)
+    expected.save_pretrained(tmp_path / "model")
+    start = {"config": None, "pretrained": str(tmp_path / "model")}
+    still = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}}
+    (run,) = fit_all(prepared_dir, sharded(tmp_path / "run", model=start | still, callbacks=[]))
+    weights = _load_distributed_checkpoint(run.checkpoint(STEPS))["state_dict"]
+    assert weights.keys() == {f"model.{name}" for name in expected.state_dict()}
+    for name, value in expected.state_dict().items():
+        assert torch.equal(weights[f"model.{name}"], value), name
 
 
 FAILURES = {"meta": 2, "rename": 3, "shard": 5}
@@ -175,12 +231,7 @@ def test_a_save_that_fails_in_one_process_stops_no_other(prepared_dir, tmp_path)
 @pytest.mark.parametrize("what", FAILURES)
 def test_a_save_that_fails_in_one_process_ends_all(prepared_dir, tmp_path, what):
     saving = {"every_n_steps": 1, "keep_all": False}
-    fit = sharded(tmp_path, saving=saving, callbacks=[ANEW, failing(what)])
-    path, fits = tmp_path / "fit.yaml", tmp_path / "fits.json"
-    path.write_text(yaml.safe_dump(fit_config(tmp_path, prepared_dir, 2, "fsdp2", **fit.values)))
-    fits.write_text(json.dumps([[2, ["--config", str(path)]]]))
-    program = os.path.join(os.path.dirname(__file__), "forked_fits.py")
-    said = run_command([sys.executable, program, str(fits)], succeeds=False)
+    said = refused(prepared_dir, sharded(tmp_path, saving=saving, callbacks=[ANEW, failing(what)]))
     step = FAILURES[what]
     refusal = rf"UserError: the checkpoint of step {step} cannot be written to .*last\.ckpt', saved before, is intact"
     assert len(re.findall(refusal, said)) == 2, said[-4000:]
@@ -193,10 +244,6 @@ def test_a_save_that_fails_in_one_process_ends_all(prepared_dir, tmp_path, what)
 def test_a_model_that_mixes_documents_is_refused_through_its_shards(prepared_dir, tmp_path):
     sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
     isolated = {"isolate_documents": True, "packing": "best_fit"}
-    values = sharded(tmp_path, family="GptOss", config=sizes, callbacks=[], data=isolated, model={}).values
-    path, fits = tmp_path / "fit.yaml", tmp_path / "fits.json"
-    path.write_text(yaml.safe_dump(fit_config(tmp_path, prepared_dir, 2, "fsdp2", **values)))
-    fits.write_text(json.dumps([[2, ["--config", str(path)]]]))
-    program = os.path.join(os.path.dirname(__file__), "forked_fits.py")
-    said = run_command([sys.executable, program, str(fits)], succeeds=False)
+    fit = sharded(tmp_path, family="GptOss", config=sizes, callbacks=[], data=isolated, model={})
+    said = refused(prepared_dir, fit)
     assert "in GptOssForCausalLM a document sees those before it" in said

@@ -1,10 +1,10 @@
 """Read the model back out of a training checkpoint, or out of a Hugging Face folder."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.checksums import require_intact
 from tst_lightning.modeling.publishing import recover
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, read_run, read_weights, require_whole
 
@@ -16,6 +16,8 @@ _PARAMETER_PREFIX = "model."
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A training checkpoint's content; tensors stay on disk until they are used, those of a sharded one are left out.
+
+    Whether the tensors are what was written is left to who uses them, see ``checksums.require_intact``.
 
     Raises:
         UserError: there is no such file or sharded folder, it is not a checkpoint, or not one of a causal language
@@ -33,8 +35,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         # Tensors and plain values only: a checkpoint from elsewhere must not run code.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # a damaged file may raise anything
+        reason = (str(error) or type(error).__name__).strip().split("\n")[0]
         raise UserError(
             f"'{path}' is not a readable checkpoint ({reason}): give a .ckpt file that `tst-lightning fit` wrote"
         ) from error
@@ -74,12 +76,17 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> Any:
     Args:
         checkpoint: without the weights, if it is sharded.
         path: where it lies.
+
+    Raises:
+        UserError: the weights are not those that were written, or do not fit the configuration.
     """
     from transformers import AutoConfig
 
     from tst_lightning.modeling.initial_weights import outline
 
     sharded = "state_dict" not in checkpoint
+    if not sharded:
+        require_intact(path)
     parameters = {
         # torch.compile puts a level of its own into the names.
         name.removeprefix(_PARAMETER_PREFIX).replace("_orig_mod.", ""): tensor

@@ -5,6 +5,7 @@
         __0_0.distcp    the shards of process 0: weights and optimizer state
         __1_0.distcp    ...
         meta.pt         Lightning: all the rest of a checkpoint, as torch.save writes it
+        SHA256SUMS      checksum of .metadata; the other files have their own in them, see ``checksums``
 
 A pickle can hold any code. ``.metadata`` is read here with the few classes that it needs and no others; ``meta.pt`` and
 the tensors are read with ``weights_only``. Lightning, which reads a folder to resume, unpickles ``.metadata`` as it is:
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.checksums import damaged, require_intact, same_sum
 
 LAYOUT_FILE = ".metadata"
 RUN_FILE = "meta.pt"
-_STATE_DICT = "state_dict."
+WEIGHTS = "state_dict."
+"""What the names of a folder's entries begin with that are weights; the others are the optimizer's state."""
 _LAYOUT_CLASSES = {
     "torch.distributed.checkpoint.metadata": {
         "Metadata", "TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata", "TensorProperties",
@@ -66,6 +69,8 @@ def read_layout(path: str | Path) -> Any:
         UserError: there is none, it is damaged, or it holds something else.
     """
     file = Path(path) / LAYOUT_FILE
+    if file.is_file() and not same_sum(file):
+        raise damaged(path, f"{LAYOUT_FILE} is not what was written")
     try:
         with file.open("rb") as stream:
             layout = _LayoutUnpickler(stream).load()
@@ -87,15 +92,15 @@ def read_run(path: str | Path) -> dict[str, Any]:
 
     try:
         return torch.load(Path(path) / RUN_FILE, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise _not_whole(path, str(error).strip().split("\n")[0]) from error
+    except Exception as error:  # a damaged file may raise anything
+        raise _not_whole(path, (str(error) or type(error).__name__).strip().split("\n")[0]) from error
 
 
 def read_weights(path: str | Path, prefix: str) -> dict[str, Any]:
     """Tensors of the checkpoint's ``state_dict`` whose names begin with ``prefix``, by their names; nothing else.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they cannot be read, or are not what was written.
     """
     import torch
     from torch.distributed import checkpoint
@@ -105,15 +110,18 @@ def read_weights(path: str | Path, prefix: str) -> dict[str, Any]:
             return read_layout(path)
 
     weights = {
-        name.removeprefix(_STATE_DICT): torch.empty(entry.size, dtype=entry.properties.dtype)
+        name.removeprefix(WEIGHTS): torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in read_layout(path).state_dict_metadata.items()
-        if name.startswith(_STATE_DICT + prefix)
+        if name.startswith(WEIGHTS + prefix)
     }
     try:
+        require_intact(path, WEIGHTS + prefix)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process
             checkpoint.load({"state_dict": weights}, storage_reader=Reader(path), no_dist=True)
-    except (checkpoint.api.CheckpointException, pickle.UnpicklingError, RuntimeError, OSError) as error:
+    except UserError:
+        raise
+    except (checkpoint.api.CheckpointException, Exception) as error:  # the former is none of the latter
         raise _not_whole(path, " ".join(str(error).split())[:200]) from error
     return weights
 

@@ -1,0 +1,45 @@
+"""Damage in a checkpoint is found before a run goes on from it."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tst_lightning.errors import UserError
+from tst_lightning.modeling.checksums import require_intact
+from tst_lightning.modeling.publishing import together
+from tst_lightning.modeling.sharded_checkpoint import WEIGHTS
+
+
+class CheckedResuming(Callback):
+    """Compares the checksums in a checkpoint before the Trainer loads it, each process those of its share.
+
+    Args:
+        ckpt_path: which the Trainer is given too; it keeps it to itself. Names of Lightning's, such as ``best``, and
+            what is not on this machine's file system are passed over.
+    """
+
+    def __init__(self, ckpt_path: str) -> None:
+        self.ckpt_path = ckpt_path
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a damaged one in all processes alike; raises ``UserError``."""
+        path = self.ckpt_path
+        if not Path(path).exists():
+            return
+        prefix = "" if stage == "fit" else WEIGHTS  # the optimizer's state in a folder is not read then
+
+        def compare() -> None:
+            try:
+                require_intact(path, prefix, trainer.global_rank, trainer.world_size)
+            except UserError as error:
+                raise OSError(str(error)) from error  # which `together` takes to the others
+
+        try:
+            together(trainer.strategy, compare)
+        except OSError as failure:
+            if failure.errno is None:
+                raise UserError(str(failure)) from failure
+            raise UserError(
+                f"the checkpoint '{path}' cannot be read ({failure.strerror}): give an earlier checkpoint of the run, "
+                "or a copy of this one on another disk"
+            ) from failure
