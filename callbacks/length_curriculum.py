@@ -58,7 +58,6 @@ class LengthCurriculum(SameRunCallback):
     """
 
     trained_with = "a length curriculum of"
-    remedy = "resume with the same settings (the curriculum is laid out over all of max_steps), or start a new run"
 
     def __init__(
         self,
@@ -116,3 +115,6 @@ class LengthCurriculum(SameRunCallback):
     def state_dict(self) -> dict[str, Any]:
         names = ("min_length", "curriculum", "cycles", "long_documents")
         return {"version": STATE_VERSION, "max_steps": self._max_steps} | {name: getattr(self, name) for name in names}
+
+    def remedy(self, name: str, saved: Any) -> str:
+        return super().remedy(name, saved) + " (the curriculum is laid out over all of it)" * (name == "max_steps")

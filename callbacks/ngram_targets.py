@@ -39,7 +39,6 @@ class NgramTargets(SameRunCallback):
     """
 
     trained_with = "n-gram targets"
-    remedy = "resume with the same table and settings, or start a new run"
 
     def __init__(
         self,
@@ -105,3 +104,8 @@ class NgramTargets(SameRunCallback):
         changes = self._options["alpha"] != self._options["alpha_end"]
         length = {"max_steps": self._max_steps if changes else None}
         return {"version": 1, "table": self._table_hash, **length, **self._options}
+
+    def remedy(self, name: str, saved: Any) -> str:
+        if name == "table":
+            return "set table: to the folder of the checkpoint's run (in its config.yaml)"
+        return super().remedy(name, saved)

@@ -35,6 +35,7 @@ from tst_lightning.data.reading.options import replicas
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import Restart
 from tst_lightning.schedule import Schedule, Stage
+from tst_lightning.schedule_change import ScheduleChange, of_module
 from tst_lightning.stages import FractionOf, SuperpositionStages, TokensPerStep
 
 STATE_VERSION = 3
@@ -84,7 +85,7 @@ class SuperpositionCallback(SameRunCallback):
     """
 
     trained_with = "superposition"
-    remedy = "resume with the same settings, or start a new run"
+    not_compared = frozenset({"max_steps"})
 
     def __init__(
         self,
@@ -127,6 +128,7 @@ class SuperpositionCallback(SameRunCallback):
         self.on_switch = on_switch
         self.reinitialize = reinitialize
         self.schedule = Schedule()
+        self._max_steps: int | None = None
         self._stage: Stage | None = None
         self._hook = None
 
@@ -141,6 +143,7 @@ class SuperpositionCallback(SameRunCallback):
                 f"superposition needs the run's length in steps, got trainer.max_steps={trainer.max_steps}: "
                 "set trainer.max_steps (epochs do not tell how many steps there will be)"
             )
+        self._max_steps = trainer.max_steps
         self.schedule = self.stages.schedule(trainer.max_steps)
         self._require_targets_within_documents(trainer.datamodule)
         trainer.datamodule.set_schedule(self.schedule)
@@ -239,6 +242,7 @@ class SuperpositionCallback(SameRunCallback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
+            "max_steps": self._max_steps,
             "schedule": self.schedule.as_dict(),
             "weights": [list(weights) for weights in self.weights.values()],
             "loss": self.loss,
@@ -246,6 +250,19 @@ class SuperpositionCallback(SameRunCallback):
             "on_switch": self.on_switch,
             "reinitialize": self.reinitialize,
         }
+
+    def refusal(self, differing: dict[str, tuple[Any, Any]], pl_module: LightningModule) -> str:
+        if "schedule" not in differing:
+            return super().refusal(differing, pl_module)
+        # Other differences are named when the schedule is mended: the weights may follow from its bag sizes.
+        saved, saved_steps = differing["schedule"][0], self._saved_state.get("max_steps")
+        change = ScheduleChange(saved, self.schedule, saved_steps, self._max_steps, self._saved_step)
+        return change.message(**of_module(pl_module))
+
+    def remedy(self, name: str, saved: Any) -> str:
+        if name == "weights":
+            return "set weights or weights_file as in the config.yaml of the checkpoint's run"
+        return super().remedy(name, saved)
 
 
 def _set_loss(pl_module: LightningModule, loss: Callable) -> None:

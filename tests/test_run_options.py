@@ -1,10 +1,14 @@
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 
+from tst_lightning import run_options
 from tst_lightning.errors import UserError
-from tst_lightning.run_options import require_optimizer
+from tst_lightning.parsing import in_one_line
+from tst_lightning.run_options import require_devices, require_optimizer
 
 
 @pytest.mark.parametrize(
@@ -22,3 +26,84 @@ def test_options_that_the_optimizer_refuses(options: dict) -> None:
 
 def test_options_that_it_takes() -> None:
     require_optimizer(partial(torch.optim.AdamW, lr=1e-3, fused=True))
+
+
+def given(accelerator, devices: object = 1) -> SimpleNamespace:
+    return SimpleNamespace(accelerator=accelerator, devices=devices)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> None:
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: 2))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: False))
+    monkeypatch.setattr(run_options, "available_cores", lambda: 2)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "tpu"])
+def test_a_device_that_is_not_there(no_gpu, accelerator: str) -> None:
+    message = rf"trainer.accelerator='{accelerator}': .* only cpu: set --trainer.accelerator cpu"
+    with pytest.raises(UserError, match=message):
+        require_devices(given(accelerator))
+
+
+def test_an_accelerator_that_nobody_knows() -> None:
+    with pytest.raises(UserError, match=r"accelerator='nope': choose auto, gpu, .*cpu, cuda, "):
+        require_devices(given("nope"))
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (9, "devices=9 starts 9 processes on the CPU, and there are 2 cores .* --trainer.devices 1, or at most 8"),
+        ("9", "devices=9 starts 9 processes"),
+        ("0,1", "devices='0,1' with the accelerator cpu, .* number of processes"),
+        (-1, "devices=-1 with the accelerator cpu"),
+        ([0], r"devices=\[0\] with the accelerator cpu"),
+    ],
+)
+def test_processes_on_a_cpu(no_gpu, devices: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        require_devices(given("auto", devices))
+
+
+@pytest.mark.parametrize("devices", [1, 8, "auto", "2"])
+def test_processes_that_it_takes(no_gpu, devices: object) -> None:
+    require_devices(given("cpu", devices))
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (3, "devices=3 asks for 3, and this machine has 2 cuda devices, 0 to 1: set --trainer.devices 2"),
+        ("3", "devices='3' asks for 3"),
+        ("0,2,5", "devices='0,2,5' names 2, 5, and"),
+        ([-1], r"devices=\[-1\] names -1, and"),
+    ],
+)
+def test_gpus_that_are_not_there(two_gpus, devices: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        require_devices(given("gpu", devices))
+
+
+@pytest.mark.parametrize("devices", [1, 2, -1, "-1", "auto", "0,1", "1,", [1]])
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "auto"])
+def test_gpus_that_are(two_gpus, accelerator: str, devices: object) -> None:
+    require_devices(given(accelerator, devices))
+
+
+def test_an_accelerator_that_is_an_object_knows_itself() -> None:
+    require_devices(given(CPUAccelerator(), "anything"))
+
+
+def test_the_values_of_a_union_are_one_list() -> None:
+    text = (
+        'Parser key "trainer.precision":\n  Does not validate against any of the Union subtypes\n  Subtypes: [a, b]\n'
+        "  Errors:\n    - Expected a typing.Literal[64, 16]\n    - Expected a typing.Literal['16-true', '16']\n"
+        "    - Expected a <class 'NoneType'>\n  Given value type: <class 'int'>\n  Given value: 8"
+    )
+    assert in_one_line(text) == 'Parser key "trainer.precision": Expected one of 64, 16, 16-true, got 8'

@@ -14,6 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.errors import UserError
 from tst_lightning.files import require_writable
+from tst_lightning.lost_processes import LostProcesses
+from tst_lightning.modeling.checked_resuming import CheckedResuming
 from tst_lightning.modeling.publishing import recover
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, require_whole
 from tst_lightning.modeling.sharded_reading import let_read
@@ -28,9 +30,10 @@ from tst_lightning.parsing import (
     require_config_files,
     with_suggestion,
 )
+from tst_lightning.progress_bar import count_steps
 from tst_lightning.resumable import require_resumable
 from tst_lightning.run_logger import RunLogger
-from tst_lightning.run_options import require_model_sizes, require_optimizer, require_run_options
+from tst_lightning.run_options import require_devices, require_model_sizes, require_optimizer, require_run_options
 
 _STRICT = {"exit_on_error": False, "allow_abbrev": False}
 PARSER = _STRICT | dict.fromkeys(("fit", "validate", "test"), _STRICT)
@@ -103,8 +106,9 @@ class RunCLI(LightningCLI):
             recover(path)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a folder that cannot take the run."""
+        """Refuse devices that are not there, and a folder that cannot take the run."""
         trainer = self.config[self.subcommand].trainer
+        require_devices(trainer)
         if self.subcommand != "fit":
             trainer.logger = False
             return
@@ -153,11 +157,16 @@ class RunCLI(LightningCLI):
             built = super().instantiate_trainer(**kwargs)
         except UserError:
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
             raise UserError(f"the Trainer refuses its options: {error}") from error
-        let_read(built, self.config[self.subcommand].ckpt_path, self.subcommand)
+        ckpt_path = self.config[self.subcommand].ckpt_path
+        let_read(built, ckpt_path, self.subcommand)
+        count_steps(built, self.config[self.subcommand].trainer.callbacks)
         require_mesh(built)
         require_launched(built)
+        built.callbacks.insert(0, LostProcesses())
+        if ckpt_path is not None:
+            built.callbacks.insert(1, CheckedResuming(ckpt_path))
         return built
 
 

@@ -136,6 +136,13 @@ class CausalLMModule(L.LightningModule):
         self._flops_per_position(self.trainer.datamodule.sequence_length)
         self._compiled_layers = compiled_layers(self)
 
+    def on_train_start(self) -> None:
+        """Have the rate of this run's schedule: a checkpoint's optimizer has that of a run of another length."""
+        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            parts = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, base, factor in parts:
+                group["lr"] = base * factor(scheduler.last_epoch)
+
     def get_input_embeddings(self) -> nn.Module:
         """The embedding that superposition acts on."""
         return self.model.get_input_embeddings()

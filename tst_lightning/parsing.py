@@ -1,5 +1,6 @@
 """Turns what the argument parser complains about into the project's own one-line errors."""
 
+import ast
 import contextlib
 import dataclasses
 import inspect
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+
+_CHOICES = r" - Expected one of (\[[^\]]*\])"
+"""How the parser names the values of a ``Literal``."""
 
 
 @contextlib.contextmanager
@@ -161,7 +165,16 @@ def in_one_line(text: str) -> str:
     )
     for kind, words in (("int", "an integer"), ("float", "a number"), ("str", "a text"), ("bool", "true or false")):
         text = text.replace(f"Expected a <class '{kind}'>", f"Expected {words}")
-    return text.replace("Expected a typing.Literal", "Expected one of ").strip()
+    text = text.replace("Expected a typing.Literal", "Expected one of ")
+    return re.sub(
+        rf"Does not validate against any of the Union subtypes Errors:((?:{_CHOICES})+)", _joined, text
+    ).strip()
+
+
+def _joined(alternatives: re.Match[str]) -> str:
+    """Several lists of values as one: how the types are written is nothing to the user."""
+    values = [value for choices in re.findall(_CHOICES, alternatives[1]) for value in ast.literal_eval(choices)]
+    return f"Expected one of {', '.join(dict.fromkeys(str(value) for value in values))}"
 
 
 def raised_before(error: BaseException) -> UserError | None:

@@ -4,8 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tst_lightning.cores import available_cores
 from tst_lightning.errors import UserError
 
+MAX_PROCESSES_PER_CORE = 4
+"""On a CPU, as "devices". Beyond it they only wait for one another, each with a model of its own in memory."""
 MAX_SEED = 2**32 - 1
 """numpy's, which ``seed_everything`` sets too."""
 _LEAST_ONE = ("accumulate_grad_batches", "log_every_n_steps")
@@ -97,6 +100,75 @@ def _trainer_problems(trainer: Any) -> Iterator[str]:
         yield f"trainer.gradient_clip_val={clip}: give a number of at least 0"
     if not _names_devices(trainer.devices):
         yield f"trainer.devices={trainer.devices!r}: give auto, a number of at least 1, -1 for all devices, or a list"
+
+
+def require_devices(trainer: Any) -> None:
+    """Refuse an accelerator or devices that this machine does not have. For where a run starts, not where it is read.
+
+    Args:
+        trainer: its options, as parsed.
+
+    Raises:
+        UserError: what there is instead.
+    """
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    if not isinstance(trainer.accelerator, str):  # an object, which knows itself
+        return
+    kinds = {name: AcceleratorRegistry[name]["accelerator"] for name in AcceleratorRegistry.available_accelerators()}
+    here = sorted((name for name, kind in kinds.items() if kind.is_available()), key=lambda name: name == "cpu")
+    meant = {"auto": list(kinds), "gpu": ["cuda", "mps"]}.get(trainer.accelerator, [trainer.accelerator])
+    if unknown := [name for name in meant if name not in kinds]:
+        raise UserError(f"trainer.accelerator={unknown[0]!r}: choose auto, gpu, {', '.join(sorted(kinds))}")
+    usable = [name for name in here if name in meant]
+    if not usable:
+        raise UserError(
+            f"trainer.accelerator={trainer.accelerator!r}: torch finds no such device on this machine, only "
+            f"{', '.join(here)}: set --trainer.accelerator {here[0]} (or auto), as configs/trainer/cpu.yaml does, or "
+            "see that the driver and a torch built for the device are installed"
+        )
+    if usable[0] == "cpu":
+        _require_processes(trainer.devices)
+    else:
+        _require_indices(trainer.devices, kinds[usable[0]].auto_device_count(), usable[0])
+
+
+def _require_processes(devices: Any) -> None:
+    """On a CPU the number of devices is one of processes."""
+    indices, count = _indices(devices)
+    if indices is not None or count == -1:
+        raise UserError(
+            f"trainer.devices={devices!r} with the accelerator cpu, which has no devices to choose from: give the "
+            "number of processes, such as 1"
+        )
+    if count is not None and count > MAX_PROCESSES_PER_CORE * (cores := available_cores()):
+        raise UserError(
+            f"trainer.devices={devices} starts {count} processes on the CPU, and there are {cores} cores for them: set "
+            f"--trainer.devices 1, or at most {MAX_PROCESSES_PER_CORE * cores}"
+        )
+
+
+def _require_indices(devices: Any, there: int, accelerator: str) -> None:
+    indices, count = _indices(devices)
+    missing = [index for index in indices or () if not 0 <= index < there]
+    if missing or (count or 0) > there:
+        wanted = f"asks for {count}" if count else f"names {', '.join(map(str, missing))}"
+        listed = "device, 0" if there == 1 else f"devices, 0 to {there - 1}"
+        raise UserError(
+            f"trainer.devices={devices!r} {wanted}, and this machine has {there} {accelerator} {listed}: set "
+            f"--trainer.devices {there}, or auto for all"
+        )
+
+
+def _indices(devices: Any) -> tuple[list[int] | None, int | None]:
+    """The devices that are named by number, or how many there are to be; neither for ``auto``."""
+    if isinstance(devices, str):
+        if devices.strip() == "auto":
+            return None, None
+        if "," not in devices:
+            return None, int(devices)
+        devices = [word for word in devices.split(",") if word.strip()]
+    return (None, devices) if isinstance(devices, int) else ([int(device) for device in devices], None)
 
 
 def _names_devices(devices: Any) -> bool:

@@ -166,11 +166,14 @@ def test_a_resumed_run_ends_like_the_whole_and_refuses_other_targets(table, prep
         return fit(tmp_path / "again", prepared_source, [callback], ckpt_path=half)
 
     assert weights_hash(resume(NgramTargets(table, **options))) == weights_hash(whole)
-    with pytest.raises(UserError, match=r"trained with n-gram targets alpha 0.7, this run has 0.6: resume with"):
+    with pytest.raises(
+        UserError,
+        match=r"n-gram targets alpha 0.7, this run has 0.6: set alpha: 0.7 in NgramTargets to go on",
+    ):
         resume(NgramTargets(table, **options | {"alpha": 0.6}))
     other = tmp_path / "other"
     ngram(str(prepared_source), str(other), n=2, r=R, workers=1)
-    with pytest.raises(UserError, match=r"trained with n-gram targets table [0-9a-f]{12}, this run has [0-9a-f]{12}: "):
+    with pytest.raises(UserError, match=r"n-gram targets table [0-9a-f]{12}, this run has [0-9a-f]{12}: set table"):
         resume(NgramTargets(str(other), **options))
 
 
@@ -183,7 +186,7 @@ def test_the_line_of_alpha_is_laid_out_over_one_length(table, prepared_source, t
         path = tmp_path / name / "checkpoints" / "step=3.ckpt"
         return fit(tmp_path / "again", prepared_source, [NgramTargets(table, **options)], STEPS + 2, ckpt_path=path)
 
-    with pytest.raises(UserError, match=r"trained with n-gram targets max_steps 6, this run has 8: resume with"):
+    with pytest.raises(UserError, match=r"n-gram targets max_steps 6, this run has 8: set --trainer.max_steps 6 "):
         resume("line", alpha=0.7)
     resume("flat", alpha=0.7, alpha_end=0.7)
 

@@ -180,10 +180,14 @@ def test_a_resumed_run_ends_with_the_same_weights(prepared_dir, tmp_path, stop, 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (SuperpositionCallback(bag_size=2, recovery_step=4), "schedule"),
-        (SuperpositionCallback(bag_size=4, recovery_step=5), "schedule"),
-        (SuperpositionCallback(bag_size=4, recovery_step=4, weights="power_law"), "weights"),
-        (None, "schedule"),
+        (SuperpositionCallback(bag_size=2, recovery_step=4), "bags of 4 .* this run has bags of 2 .* set bag_size: 4"),
+        (SuperpositionCallback(bag_size=4, recovery_step=5), "at step 4 of 6 .* at step 5 of 8: set recovery_step: 4 "),
+        (SuperpositionCallback(bag_size=4, step_ratio=0.7), "at step 4 of 6 .* at step 6 of 8: .*r.max_steps 6, or"),
+        (
+            SuperpositionCallback(bag_size=4, recovery_step=4, weights="power_law"),
+            r"weights \[.*0\.25\]\], this run has \[.*\[0\.48, 0\.24.*: set weights or weights_file as in",
+        ),
+        (None, "bags of 4 .* this run has single tokens from step 0 of 8: set .* in SuperpositionCallback"),
     ],
 )
 def test_another_schedule_is_refused_at_resume(prepared_dir, tmp_path, other, message):

@@ -81,7 +81,7 @@ TRAINER = {
     "accelerator": fit("nope", "cpu", more=("--trainer.accelerator=nope",)),
     "no GPU": fit("cuda|gpu|CUDA|GPU", more=("--trainer.accelerator=cuda",)),
     "strategy": fit("nope", more=("--trainer.strategy=nope",)),
-    "precision": fit("precision", "12", more=("--trainer.precision=12",)),
+    "precision": fit("precision", "12", "one of 64, 32, 16, ", "bf16-mixed", more=("--trainer.precision=12",)),
     "accumulate 0": fit("accumulate_grad_batches", more=("--trainer.accumulate_grad_batches=0",)),
     "validation interval 0": fit("val_check_interval", more=("--trainer.val_check_interval=0",)),
     "validation interval nan": fit("val_check_interval", more=("--trainer.val_check_interval=.nan",)),

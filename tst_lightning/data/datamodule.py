@@ -4,33 +4,29 @@ import math
 import warnings
 from typing import Any
 
-import lightning
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from tst_lightning.data.ngram.mixing import Alpha, MixedTargets, table_of
 from tst_lightning.data.ngram.table import NgramTable
+from tst_lightning.data.planned import PlannedDataModule
 from tst_lightning.data.reading.building import RowBuilder
 from tst_lightning.data.reading.cache import ShardCache
 from tst_lightning.data.reading.checksums import Patrol, VerifyShards
 from tst_lightning.data.reading.coverage import report, require_enough_text
-from tst_lightning.data.reading.decomposed import DecomposedPlan
 from tst_lightning.data.reading.decomposition import LongDocuments
 from tst_lightning.data.reading.loading import PlannedRows, planned_loader, require_planned_batch, window_loader
 from tst_lightning.data.reading.mixture import Mixture
 from tst_lightning.data.reading.options import replicas, require_decomposable, require_plannable, require_valid_options
 from tst_lightning.data.reading.packing import Policy
-from tst_lightning.data.reading.plan import Plan
-from tst_lightning.data.reading.planning import planned
 from tst_lightning.data.reading.prepared import open_corpora, require_cache
-from tst_lightning.data.reading.resume import History, continued_history, data_state, plan_state, require_same_order
 from tst_lightning.data.reading.shards import Shards
 from tst_lightning.data.reading.stopping import end_waiting_processes
 from tst_lightning.data.reading.validation import bytes_per_token, validation_batches, window_counts
 from tst_lightning.schedule import Schedule
 
 
-class TokenDataModule(lightning.LightningDataModule):
+class TokenDataModule(PlannedDataModule):
     """Reads what ``tst-lightning prepare`` made in the order of a ``reading.plan.Plan``.
 
     A batch is a dict: ``tokens``, int32 ``(batch_size, sequence_length + 1, bag size)`` on the device, and
@@ -100,24 +96,19 @@ class TokenDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.epochs = epochs
         self.rows_per_group = rows_per_group
-        self.packing = packing
+        self.packing, self.packing_rows = packing, packing_rows
         self.isolate_documents = isolate_documents
         self.fold_by_document = fold_by_document
-        self.packing_rows = packing_rows
         self.validation_batch_size = batch_size if validation_batch_size is None else validation_batch_size
         self.validation_windows = validation_windows
         self.num_workers = num_workers
         self.streams, self.shuffle_shards = streams, shuffle_shards
-        self.cache_bytes = cache_bytes
-        self.verify_shards = verify_shards
+        self.cache_bytes, self.verify_shards = cache_bytes, verify_shards
         require_valid_options(self)
         self.corpora = open_corpora(data_dir, cache_dir)
-        self._names = [corpus.data_dir for corpus in self.corpora]
         self.mixture = Mixture(tuple(data_dir.values()) if isinstance(data_dir, dict) else (1.0,), seed)
         self.data_dir, self.manifest = self.corpora[0].data_dir, self.corpora[0].manifest
         """Of a mixture, its first corpus'. The folder or URL has the tokenizer and the evaluation items."""
-        self.schedule = Schedule()
-        self.decomposition: dict[str, Any] | None = None  # arguments of ``decompose``
         self.bag_size = 1
         """Bag size of the current step, for modules that look here. The batches follow ``schedule``."""
         self._cache = ShardCache(cache_dir, cache_bytes)
@@ -127,9 +118,6 @@ class TokenDataModule(lightning.LightningDataModule):
             fold_by_document, packing_rows,
         )  # fmt: skip
         self._target_table: tuple[NgramTable, Alpha] | None = None
-        self._loaded_state: dict[str, Any] = {}
-        self._train_plan: Plan | DecomposedPlan | None = None
-        self._train_rows: PlannedRows | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -187,11 +175,9 @@ class TokenDataModule(lightning.LightningDataModule):
             corpus.require_shards(*(("validation", "train") if stage == "fit" else ("validation",)))
         if stage != "fit":
             return
-        # Nothing of an earlier fit, unless its Trainer goes on. A callback sets its schedule after this.
-        self._loaded_state = self.state_dict() if self.trainer.global_step else {}
-        self._train_plan = self._train_rows = self.decomposition = self._target_table = None
+        self._begin_fit(self.state_dict() if self.trainer.global_step else None)  # the latter if its Trainer goes on
+        self._target_table = None
         self._patrol.forget()
-        self.set_schedule(Schedule())
         require_plannable(self.trainer)
         shards_here = self.shuffle_shards * math.ceil(self.streams / self.trainer.num_nodes)
         require_cache(self.corpora, shards_here, self.cache_bytes)
@@ -230,67 +216,6 @@ class TokenDataModule(lightning.LightningDataModule):
     def on_exception(self, exception: BaseException) -> None:
         """Let no process of this run wait for one that has failed."""
         end_waiting_processes(self.trainer)
-
-    # Accounting -----------------------------------------------------------------------------------------
-
-    @property
-    def plan(self) -> Plan | DecomposedPlan:
-        """Of the Trainer's fit: which rows of text each micro-batch has."""
-        return self._train_plan or self.plan_of(self.trainer.accumulate_grad_batches, replicas(self.trainer)[0])
-
-    def plan_of(self, accumulate: int, world_size: int, history: History = ()) -> Plan | DecomposedPlan:
-        """That of any run, Trainer or not; see ``reading.planning.planned``. Raises ``UserError``."""
-        return planned(self, self._builder, self._group_rows, accumulate, world_size, history)
-
-    def positions(self, steps: int) -> int:
-        """Positions that the model sees in ``steps`` optimizer steps, over all devices, padding included."""
-        return self.plan.rows_read(steps) * self.sequence_length
-
-    def positions_by_length(self, steps: int) -> dict[int, int]:
-        """``positions``, by the number of them in a row: a position of a longer row costs more."""
-        if self.decomposition is None:
-            return {self.sequence_length: self.positions(steps)}
-        return self.plan.positions_by_length(steps)
-
-    def data_tokens(self, steps: int) -> int:
-        """Tokens that are targets (with bag size 1: would be) in ``steps`` optimizer steps, over all devices."""
-        return self.plan.data_tokens(steps)
-
-    # Checkpoints ----------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """What determines the order of the data, and where in it the run is."""
-        if (plan := self._train_plan) is None:
-            return {}
-        packing_rows = self.packing_rows if self._builder.packed or self.decomposition else None
-        identity = data_state(self, self._group_rows, packing_rows) | {"decomposition": self.decomposition}
-        return identity | plan_state(plan, self.trainer.global_step)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's state, to compare it once the schedule is known.
-
-        Raises:
-            UserError: the loaders are built already, and the checkpoint is of another run.
-        """
-        self._loaded_state = state_dict
-        if self._train_plan is not None:
-            self._check_fit()
-
-    def _check_fit(self) -> None:
-        """Everything that must hold before the first training batch is read."""
-        trainer, (world_size, _) = self.trainer, replicas(self.trainer)
-        plan = self._train_plan = self.plan_of(trainer.accumulate_grad_batches, world_size)
-        if saved := self._loaded_state:
-            require_same_order(saved, self.state_dict())
-            history = continued_history(saved, plan.global_batch)
-            plan = self._train_plan = self.plan_of(trainer.accumulate_grad_batches, world_size, history)
-        require_enough_text(plan, self._names, trainer.max_steps, self.epochs)
-        if self._train_rows is not None:  # Lightning has built the loader before it read the checkpoint
-            self._train_rows.plan = plan
-
-    @property
-    def _group_rows(self) -> int:
-        return self.rows_per_group or math.lcm(*(stage.bag_size for stage in self.schedule.stages))
 
     def _shards(self, split: str) -> tuple[Shards, ...]:
         return tuple(corpus.shards(split, self._cache, self._patrol.checksums) for corpus in self.corpora)

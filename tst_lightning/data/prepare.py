@@ -8,6 +8,7 @@ from tst_lightning.data.manifest import FILE_NAME, Manifest
 from tst_lightning.data.preparing.encoder import TokenDtype
 from tst_lightning.data.preparing.engines import Engine
 from tst_lightning.data.preparing.finish import HELD_OUT_TEXT_BYTES, finish_corpus, remove_working_files
+from tst_lightning.data.preparing.fraction import taken_digests
 from tst_lightning.data.preparing.in_order import run_in_order
 from tst_lightning.data.preparing.limits import Limits
 from tst_lightning.data.preparing.partial_folder import PartialFolder, partial_folder, replace_folder
@@ -176,7 +177,7 @@ def _prepare(
         withdraw_previous(job.place)
     reports = _run(job, tasks, finished, limits, engine, folder)
     try:
-        return finish_corpus(job.place, reports, encoder, options)
+        return finish_corpus(job.place, reports, encoder, options, lambda: taken_digests(job, tasks, reports))
     except UserError:
         folder.is_worth_keeping = False  # the same options would end the same way
         raise

@@ -4,25 +4,20 @@ Three kinds of names: the bundled tasks (``heldout_last_word``, ``heldout_contin
 both), whose items lie in a prepared data folder; lm-eval's own; and paths of task YAML files.
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 
-from tst_lightning.data.preparing.heldout import CONTINUATION, LAST_WORD
-from tst_lightning.data.storage import local_folder
 from tst_lightning.errors import UserError
 from tst_lightning.evaluation.builtin_tasks import folders_defining, similar_names
+from tst_lightning.evaluation.bundled_tasks import BUNDLED, BUNDLED_GROUP, bundled_tasks, load_bundled
 from tst_lightning.evaluation.local_data import LocalData, check_fields, mismatch
 from tst_lightning.evaluation.quiet import quiet
 from tst_lightning.hub import hub_offline, why_no_hub
 
-BUNDLED = (LAST_WORD, CONTINUATION)
-BUNDLED_GROUP = "heldout"
 _FEWSHOT_SEED = 1234
 """lm-eval's own default."""
 
@@ -41,6 +36,8 @@ def load_tasks(
         task_data_dir: folder of local copies of the data of lm-eval's own tasks, laid out as ``local_data``
             describes. With it nothing is downloaded: a task that has no copy there must be in the cache.
 
+    Of ``heldout``, a task that the corpus had too little text for is left out, and said to be.
+
     Returns:
         lm-eval's ``TaskDict``: "tasks", "groups" and "group_map".
 
@@ -48,7 +45,7 @@ def load_tasks(
         UserError: a name is unknown, a task's data cannot be had, or a task generates text.
     """
     loaded: dict[str, dict] = {"tasks": {}, "groups": {}, "group_map": {}}
-    expanded = [task for name in names for task in (BUNDLED if name == BUNDLED_GROUP else (name,))]
+    expanded = [task for name in names for task in (bundled_tasks(data_dir) if name == BUNDLED_GROUP else (name,))]
     with isolate_rng(), quiet():
         others = [name for name in expanded if name not in BUNDLED]
         manager = _manager(others)
@@ -56,7 +53,7 @@ def load_tasks(
         if local:
             _redirect(local, manager, others)
         for name in dict.fromkeys(expanded):
-            part = _load_bundled(name, data_dir) if name in BUNDLED else _load_other(name, manager, local)
+            part = load_bundled(name, data_dir) if name in BUNDLED else _load_other(name, manager, local)
             for kind, entries in loaded.items():
                 entries.update(part[kind])
     for name, task in loaded["tasks"].items():
@@ -74,35 +71,6 @@ def _prepare(name: str, task: Any) -> None:
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-
-
-def _load_bundled(name: str, data_dir: str | Path | None) -> dict[str, Any]:
-    if data_dir is None:
-        raise UserError(
-            f"task '{name}' is made of a prepared corpus's held-out text, and no data folder is known: "
-            "give `data_dir`, the folder that `tst-lightning prepare` wrote"
-        )
-    path = (local_folder(data_dir) / "evaluation" / f"{name}.jsonl").resolve()
-    if not path.is_file():
-        raise UserError(
-            f"task '{name}' has no items in '{data_dir}' ('{path}' is missing: not a prepared corpus, or too "
-            "little held-out text): prepare the corpus, or leave the task out"
-        )
-    config = load_yaml(Path(__file__).parent / "tasks" / f"{name}.yaml")
-    config["dataset_kwargs"] = {"data_files": {"test": str(path)}}
-    # A cache of its own, thrown away: the user's would keep one entry per version of the file for ever, and
-    # may not be writable.
-    with tempfile.TemporaryDirectory() as cache:
-        own_cache = {"cache_dir": cache, "keep_in_memory": True}
-        loading = {**config, "dataset_kwargs": {**config["dataset_kwargs"], **own_cache}}
-        try:
-            loaded = TaskManager(include_defaults=False).load([loading])
-        except Exception as error:
-            raise UserError(
-                f"'{path}' is not readable as items of '{name}' ({_line(error)}): prepare the corpus again"
-            ) from error
-    loaded["tasks"][name].set_config(key="dataset_kwargs", value=config["dataset_kwargs"])
-    return loaded
 
 
 def _manager(names: list[str]) -> TaskManager:

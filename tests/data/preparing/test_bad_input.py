@@ -22,7 +22,7 @@ from tst_lightning.errors import UserError
         ({"tokenizer": TrainedBPE(60_000)}, r"vocab_size is 60000, but the corpus' sample yields no more than \d+ ids"),
         ({"part_bytes": 0, "max_tokens": 0}, r"part_bytes is 0: it has to be at least 1; max_tokens is 0: it has to"),
         ({"max_tokens": 3}, r"the corpus is empty: it holds no document with text; correct source"),
-        ({"validation_fraction": 1e-9}, r"none of 150 documents falls into validation with validation_fraction 1e-09"),
+        ({"validation_fraction": 1e-9}, r"none of 150 documents .* 1e-09: set validation_fraction to 0\.0\d*, which "),
     ],
     ids=["tokenizer", "uint16", "vocabulary", "values", "limit", "validation"],
 )

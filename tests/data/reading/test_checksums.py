@@ -204,7 +204,7 @@ def test_a_shard_of_another_size_is_refused_before_the_start(
 def test_a_checkpoint_is_not_gone_on_from_with_another_corpus(prepared_dir: Path, tmp_path: Path) -> None:
     other = other_corpus(tmp_path / "other", Manifest.load(prepared_dir))
     fit(make_data(prepared_dir), trainer(tmp_path / "runs", 4, save_every=2))
-    with pytest.raises(UserError, match=r"corpus: .*prepared'\] in the checkpoint, now .*other'\]"):
+    with pytest.raises(UserError, match=r"corpus: .*prepared' in the checkpoint, now .*other'\."):
         fit(make_data(other), trainer(tmp_path / "runs", 6), ckpt_path=tmp_path / "runs" / "step=2.ckpt")
 
 

@@ -237,7 +237,8 @@ def test_more_devices_on_resume_are_no_fresh_run(prepared_dir: Path, tmp_path: P
     data = attach(make_data(prepared_dir), tmp_path, max_steps=640)
     data.set_schedule(Schedule.superposition(4, 100))
     data.load_state_dict(torch.load(tmp_path / "step=600.ckpt", weights_only=True)["TokenDataModule"])
-    monkeypatch.setattr("tst_lightning.data.datamodule.replicas", lambda trainer: (8, 0))
+    for user in ("datamodule", "planned"):
+        monkeypatch.setattr(f"tst_lightning.data.{user}.replicas", lambda trainer: (8, 0))
     data.check(640, 1, 8)
     data.train_dataloader()
     assert data.positions(640) == (600 * 4 + 40 * 32) * LENGTH

@@ -90,7 +90,8 @@ def test_a_resumed_run_reads_the_same(whole_run, documents_dir: Path, tmp_path: 
 def test_larger_batches_on_resume_go_on_with_unread_rows(whole_run, documents_dir: Path, tmp_path, monkeypatch) -> None:
     """Two devices with as many rows each, of which this is the first."""
     _, module, _, folder = whole_run
-    monkeypatch.setattr("tst_lightning.data.datamodule.replicas", lambda trainer: (2, 0))
+    for user in ("datamodule", "planned"):
+        monkeypatch.setattr(f"tst_lightning.data.{user}.replicas", lambda trainer: (2, 0))
     data = make_data(documents_dir)
     again = fit(data, run_of(tmp_path), folder / "step=4.ckpt")
     before = {digest for micro in range(8) for digest in module.rows[micro]}
@@ -106,7 +107,7 @@ def test_other_cuts_are_no_resume(whole_run, documents_dir: Path, tmp_path: Path
     run.callbacks[0].setup = lambda run, module, stage: (
         run.datamodule.decompose(4, "longest"), run.datamodule.set_schedule(SCHEDULE)
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"decomposition: .*'random'.* now .*'longest'"):
+    with pytest.raises(UserError, match=r"decomposition: rows .* 4, random\) .* now .* longest\).* as the ch"):
         fit(make_data(documents_dir), run, folder / "step=3.ckpt")
 
 

@@ -220,10 +220,13 @@ def test_another_mixture_is_no_resume(two_corpora, tmp_path) -> None:
     fit(make_data(two_corpora, (1, 1)), trainer(tmp_path, 4, save_every=2))
     goes_on = fit(make_data(two_corpora, (2, 2)), trainer(tmp_path / "b", 4), ckpt_path=tmp_path / "step=2.ckpt")
     assert goes_on.order == [2, 3]
-    with pytest.raises(UserError, match=r"\['1/2', '1/2'\] in the checkpoint, now \['7/10', '3/10'\]"):
+    with pytest.raises(
+        UserError,
+        match=r"1/2, 1/2 in the checkpoint, now 7/10, 3/10\. .* data\.data_dir .* weights",
+    ):
         fit(make_data(two_corpora, (0.7, 0.3)), trainer(tmp_path / "c", 4), ckpt_path=tmp_path / "step=2.ckpt")
     for folders, weights, named in (
-        (two_corpora, (1, 3), r"shares of the corpora: \['1/2', '1/2'\] in the checkpoint, now \['1/4', '3/4'\]"),
+        (two_corpora, (1, 3), "shares of the corpora: 1/2, 1/2 in the checkpoint, now 1/4, 3/4"),
         (two_corpora[::-1], (1, 1), "corpus: "),
         (two_corpora[:1], (1,), "corpus: "),
     ):

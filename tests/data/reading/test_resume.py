@@ -163,13 +163,29 @@ def test_a_part_begins_where_the_rows_of_a_micro_batch_change(history, step: int
 @pytest.mark.parametrize(
     ("data_options", "run_options", "named"),
     [
-        ({"seed": 1}, {}, "seed: 0 in the checkpoint, now 1"),
-        ({"batch_size": 3}, {}, r"batch_size \* devices: 4 in the checkpoint, now 3"),
-        ({"rows_per_group": 8}, {}, "rows_per_group: 4 in the checkpoint, now 8"),
-        ({"streams": 2}, {}, "streams: 1 in the checkpoint, now 2"),
-        ({}, {"accumulate_grad_batches": 1}, "accumulate_grad_batches: 2 in the checkpoint, now 1"),
-        ({}, {"schedule": Schedule.superposition(4, 7)}, r"schedule: .*'first_step': 5.*now .*'first_step': 7"),
-        ({}, {"schedule": None}, "schedule: "),
+        ({"seed": 1}, {}, "seed: 0 in the checkpoint, now 1. To go on, set data.seed: 0; or start"),
+        (
+            {"batch_size": 3},
+            {},
+            r"batch_size \* devices: 4 in the checkpoint, now 3.* data.batch_size: 4 \(on 1 dev",
+        ),
+        ({"rows_per_group": 8}, {}, "rows_per_group: 4 in the checkpoint, now 8. .* set data.rows_per_group: 4;"),
+        ({"streams": 2, "seed": 3}, {}, "streams: 1 in the checkpoint, now 2. .* data.seed: 0, data.streams: 1;"),
+        (
+            {},
+            {"accumulate_grad_batches": 1},
+            "batches: 2 in the ch.*, now 1. .* trainer.accumulate_grad_batches: 2",
+        ),
+        (
+            {},
+            {"schedule": Schedule.superposition(4, 7)},
+            "was at step 5 of 12 .* at step 7 of 12: set recovery_step: 5 ",
+        ),
+        (
+            {},
+            {"schedule": None},
+            "bags of 4 tokens from step 0, single tokens from step 5 of 12, .* set bag_size: 4",
+        ),
     ],
 )
 def test_another_data_order_is_refused(
@@ -200,10 +216,10 @@ def test_another_corpus_is_refused(
     assert len(resumed.order) == (STEPS - 8) * ACCUMULATE
     shutil.rmtree(prepared_dir)
     write_prepared(prepared_dir, [pseudo_text_tokens(90_000, 50)], [pseudo_text_tokens(9_000, 51)])
-    message = rf"corpus: \['{prepared_source}'\] in the checkpoint, now \['{prepared_dir}'\]\. "
+    message = rf"corpus: '{prepared_source}' in the checkpoint, now '{prepared_dir}'\. To go on, set data.data_dir to"
     with pytest.raises(UserError, match=message):
         fit(make_data(prepared_dir), make_trainer(tmp_path), **options)
-    message = rf"corpus: .* now \['{prepared_dir}'\] with other content\. "
+    message = rf"corpus: .* now '{prepared_dir}' with other content\. "
     with pytest.raises(UserError, match=message):
         fit(make_data(prepared_dir), make_trainer(tmp_path), ckpt_path=tmp_path / f"step={STEPS}.ckpt")
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from tst_lightning.data.manifest import Manifest, Shard, Split, TokenizerInfo
 from tst_lightning.data.preparing.encoder import ENCODER_FILE, TOKENIZER_FOLDER, EncoderInfo
+from tst_lightning.data.preparing.fraction import advice
 from tst_lightning.data.preparing.place import LocalPlace, Place, task_folder
 from tst_lightning.data.preparing.routing import SPLITS, SplitName
 from tst_lightning.data.preparing.sharding import finish_split
@@ -27,14 +28,27 @@ WORKING_FILES = ("tasks", "digests", "duplicates", VALIDATION_DIGESTS_FILE, ENCO
 """What a preparation keeps in its folder until it is complete."""
 
 
-def finish_corpus(place: Place, reports: list[Report], encoder: EncoderInfo, options: dict[str, Any]) -> Manifest:
+def finish_corpus(
+    place: Place,
+    reports: list[Report],
+    encoder: EncoderInfo,
+    options: dict[str, Any],
+    digests: Callable[[], Iterable[bytes]],
+) -> Manifest:
     """Make everything of the corpus that the tasks did not, in the place's folder; the manifest comes last.
+
+    Args:
+        place: where the tasks' results are.
+        reports: of the tasks.
+        encoder: of the corpus.
+        options: of the preparation, for the manifest.
+        digests: of the documents, called only for the advice on splits without any.
 
     Raises:
         UserError: there is no document for one of the splits.
     """
     skipped = sum((Counter(report.skipped) for report in reports), Counter())
-    _require_documents(reports, skipped, options)
+    _require_documents(reports, skipped, options, digests)
     if isinstance(place, LocalPlace):
         _move_shards(place.folder, reports)
     splits = {split: _finish_split(place, split, reports, encoder) for split in SPLITS}
@@ -127,7 +141,9 @@ def _held_out_texts(files: Iterable[Path | None]) -> list[str]:
     return texts
 
 
-def _require_documents(reports: list[Report], skipped: Counter[str], options: dict[str, Any]) -> None:
+def _require_documents(
+    reports: list[Report], skipped: Counter[str], options: dict[str, Any], digests: Callable[[], Iterable[bytes]]
+) -> None:
     documents = {split: sum(_split(report, split).documents for report in reports) for split in SPLITS}
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     left_out = f" (left out: {reasons})" if skipped else ""
@@ -139,10 +155,10 @@ def _require_documents(reports: list[Report], skipped: Counter[str], options: di
         if options["validation_source"] is not None:
             empty = "source" if split == "train" else "validation_source"
             raise UserError(f"no document is left for {split}{left_out}: give other text as {empty}")
+        total, fraction = sum(documents.values()), options["validation_fraction"]
         raise UserError(
-            f"none of {sum(documents.values())} documents falls into {split} with validation_fraction "
-            f"{options['validation_fraction']}{left_out}: raise it (0.2 holds out about every fifth), give more "
-            "documents, or give a validation_source"
+            f"none of {total} documents falls into {split} with validation_fraction {fraction}{left_out}: "
+            f"{advice(total, fraction, digests)}, or give a validation_source"
         )
 
 

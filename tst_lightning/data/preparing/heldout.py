@@ -23,6 +23,8 @@ PASSAGE_BYTES = 240
 """Longest context plus target, in UTF-8 bytes."""
 LAST_WORD = "heldout_last_word"
 CONTINUATION = "heldout_continuation"
+TOO_LITTLE = "too little running text among the validation documents to make an item"
+"""Why a task may have none."""
 
 _BLOCK_CHARACTERS = 1000
 _BLOCKS_PER_ITEM = 6

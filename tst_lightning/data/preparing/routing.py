@@ -21,6 +21,11 @@ def document_digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
+def validation_place(digest: bytes) -> int:
+    """Where in [0, 2**64) a text lies: held out are those below ``validation_fraction`` of that."""
+    return int.from_bytes(digest[:8], "big")
+
+
 class Digests:
     """A set of digests as one sorted array: 16 bytes for each, also if it is mapped from a file."""
 
@@ -65,7 +70,7 @@ class Router:
         digest = document_digest(document.data)
         if self._digests is not None:
             return None if digest in self._digests else "train"
-        return "validation" if int.from_bytes(digest[:8], "big") < self._limit else "train"
+        return "validation" if validation_place(digest) < self._limit else "train"
 
 
 class AllToValidation(Router):

@@ -1,6 +1,7 @@
 """What ``prepare`` prints at its end."""
 
 from tst_lightning.data.manifest import Manifest
+from tst_lightning.data.preparing.heldout import TOO_LITTLE
 
 
 def print_summary(output_dir: str, manifest: Manifest, seconds: float) -> None:
@@ -18,5 +19,8 @@ def print_summary(output_dir: str, manifest: Manifest, seconds: float) -> None:
         f"  vocabulary {vocabulary}; {text_bytes / (manifest.train.tokens + manifest.validation.tokens):.2f}"
         " bytes a token"
     )
-    for reason, count in (manifest.skipped | manifest.evaluation_items).items():
+    for reason, count in manifest.skipped.items():
         print(f"  {reason}: {count:,}")
+    for task, count in manifest.evaluation_items.items():
+        none = "" if count else f" ({TOO_LITTLE}; `evaluate --tasks heldout` leaves the task out)"
+        print(f"  {task}: {count:,}{none}")
