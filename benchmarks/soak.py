@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import gc
 import io
+import itertools
 import json
 import logging
 import os
@@ -158,8 +159,9 @@ class Watch:
     def _run(self) -> None:
         with self._path.open("a") as file:
             while not self._stop.wait(LOOK_SECONDS):
-                file.write(json.dumps({"hours": self.hours, "rounds": self.rounds} | self._look()) + "\n")
-                file.flush()
+                with contextlib.suppress(OSError):  # a folder that is removed in the midst of being counted
+                    file.write(json.dumps({"hours": self.hours, "rounds": self.rounds} | self._look()) + "\n")
+                    file.flush()
 
     def _look(self) -> Sample:
         shared, children, children_bytes = Path("/dev/shm"), self._process.children(recursive=True), 0
@@ -250,7 +252,8 @@ def report(output_dir: Path) -> bool:
     numbers = verdict(samples, [sample for sample in samples if sample["hours"] >= warm_up])
     texts = [
         f"{numbers['rounds']} rounds of fit, resumed fit and evaluation in {60 * total:.0f} minutes, each ended with "
-        f"the same weights; {len(samples)} looks, those of the first {60 * warm_up:.0f} minutes as warm-up"
+        f"the same weights; {len(samples)} looks, at most {_longest_gap(samples):.0f} s apart, those of the first "
+        f"{60 * warm_up:.0f} minutes as warm-up"
     ]
     for name, meaning in (("process_mb", "memory of the process"), ("with_children_mb", "with its children")):
         values = numbers["slopes"][name]
@@ -267,6 +270,12 @@ def report(output_dir: Path) -> bool:
     draw(samples, warm_up, output_dir / "memory.png")
     print("\n".join(texts), flush=True)
     return numbers["flat"] and not numbers["grown"]
+
+
+def _longest_gap(samples: list[Sample]) -> float:
+    return 3600 * max(
+        after["hours"] - before["hours"] for before, after in itertools.pairwise([{"hours": 0}, *samples])
+    )
 
 
 def draw(samples: list[Sample], warm_up: float, path: Path) -> None:
