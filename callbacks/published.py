@@ -11,8 +11,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks.whole_files import as_os_error, finish_writing, use_whole_files, writes_in_a_thread
 from tst_lightning.errors import UserError
-from tst_lightning.modeling.checksums import write_sums
 from tst_lightning.modeling.publishing import publish, together
+from tst_lightning.modeling.sharded_checkpoint import write_sums
 
 OnSaveError = Literal["stop", "continue"]
 

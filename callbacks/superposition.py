@@ -202,10 +202,7 @@ class SuperpositionCallback(SameRunCallback):
                 # A checkpoint of this step was saved before its first batch: whoever resumes it comes by here.
                 self._begin_anew(trainer, pl_module)
             trainer.datamodule.bag_size = stage.bag_size
-            rank_zero_info(
-                f"Step {trainer.global_step}: {'superposition' if stage.superposed else 'recovery'}, "
-                f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''} per input position"
-            )
+            rank_zero_info(self._announcement(trainer.global_step, stage))
         elif not share:
             return
         self._stage = stage
@@ -214,6 +211,14 @@ class SuperpositionCallback(SameRunCallback):
             weights = self.weights[stage.target_bag_size]
             loss = superposed_loss(self.loss, weights, not self.superpose_inputs, share, loss)
         _set_loss(pl_module, loss)
+
+    def _announcement(self, step: int, stage: Stage) -> str:
+        """Of a stage that begins, or that a resumed run is in."""
+        phase = "superposition" if stage.superposed else "recovery"
+        tokens = f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''} per input position"
+        if step == stage.first_step:
+            return f"Step {step}: {phase}, {tokens}"
+        return f"Goes on at step {step}, in {phase} with {tokens} since step {stage.first_step}"
 
     def next_token_share(self, step: int) -> float:
         """How far the target weights have moved to next-token prediction at ``step``: 0 to 1."""

@@ -1,7 +1,9 @@
 """CausalLMModule: what it builds, what it trains on, what it logs and saves."""
 
 import copy
+import math
 
+import lightning
 import pytest
 import torch
 import transformers
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig, LlamaConfig
 from callbacks import StepCheckpoint, SuperpositionCallback
 from tst_lightning.accounting import flops_per_position, matrix_parameters
 from tst_lightning.errors import UserError
+from tst_lightning.learning_rate import WarmupStableDecay
 from tst_lightning.losses import MultiHotCrossEntropy
 from tst_lightning.modeling.checkpoint import load_model
 
@@ -117,8 +120,6 @@ def test_weight_decay_acts_on_matrices_only(prepared_dir, tmp_path):
 
 
 def test_the_learning_rate_steps_with_the_optimizer_not_with_micro_batches(prepared_dir, tmp_path):
-    from tst_lightning.learning_rate import WarmupStableDecay
-
     schedule = WarmupStableDecay(warmup_steps=2, decay_ratio=0.5)
     rates = []
 
@@ -129,6 +130,49 @@ def test_the_learning_rate_steps_with_the_optimizer_not_with_micro_batches(prepa
     module = Module(config=tiny_llama(), learning_rate_schedule=schedule)
     tiny_trainer(tmp_path, max_steps=6, accumulate_grad_batches=2).fit(module, datamodule=tiny_data(prepared_dir))
     assert rates == pytest.approx([1e-3 * schedule.factor(step, 6) for step in range(6)])
+
+
+class RateOfStart(lightning.Callback):
+    """The rate once training begins; sets another one first, if it is to."""
+
+    def __init__(self, rate=None):
+        self.rate, self.seen = rate, []
+
+    def on_train_start(self, trainer, pl_module):
+        if self.rate is not None:
+            trainer.optimizers[0].param_groups[0]["lr"] = self.rate
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_a_longer_run_has_the_rate_of_its_own_schedule_at_once(prepared_dir, tmp_path):
+    """At step 4 of 4 the rate was to be 0, at step 4 of 8 it is 1e-3 still; a fresh run keeps what a callback sets."""
+    schedule, first, second = WarmupStableDecay(warmup_steps=0, decay_ratio=0.5), RateOfStart(0.5), RateOfStart()
+    module = tiny_module(learning_rate_schedule=schedule)
+    tiny_trainer(tmp_path, 4, [first], save_every=4).fit(module, tiny_data(prepared_dir))
+    assert first.seen == pytest.approx([0.5, 1e-3, 1e-3, 5e-4])
+    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+    module = tiny_module(learning_rate_schedule=schedule)
+    trainer = tiny_trainer(tmp_path, 8, [second])
+    trainer.fit(module, tiny_data(prepared_dir), ckpt_path=checkpoint, weights_only=True)
+    assert second.seen == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_subclass_may_have_a_schedule_of_its_own(prepared_dir, tmp_path):
+    class Cosine(type(tiny_module())):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    tiny_trainer(tmp_path, 2, save_every=2).fit(Cosine(config=tiny_llama()), tiny_data(prepared_dir))
+    seen = RateOfStart()
+    trainer = tiny_trainer(tmp_path, 4, [seen])
+    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
+    trainer.fit(Cosine(config=tiny_llama()), tiny_data(prepared_dir), ckpt_path=checkpoint, weights_only=True)
+    assert seen.seen == pytest.approx([0.05, 0.1 * (1 + math.cos(math.pi * 3 / 4)) / 2])
 
 
 def test_the_trained_model_exports_as_an_ordinary_checkpoint(prepared_dir, tmp_path):

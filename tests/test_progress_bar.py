@@ -1,12 +1,18 @@
 """tst_lightning.progress_bar: what the bar shows, fresh and resumed, under gradient accumulation."""
 
+import io
+import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
+import pytest
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from runs import tiny_data, tiny_module, tiny_trainer
 
 from callbacks import SuperpositionCallback
+from tst_lightning.own_lines import OwnLines
 from tst_lightning.progress_bar import StepProgressBar, count_steps
 
 STEPS, SWITCH = 6, 3
@@ -76,3 +82,61 @@ def test_lightnings_choice_is_replaced(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, 2, enable_progress_bar=True)
     count_steps(trainer, [{"class_path": "callbacks.Throughput"}])
     assert type(trainer.progress_bar_callback) is StepProgressBar
+
+
+class Talk(L.Callback):
+    """Says something after each step, as callbacks, libraries and threads do; at the last one it fails, if asked to."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_) -> None:
+        print("from a print", file=sys.stderr)
+        logging.getLogger("a library").warning("from a logger")
+        if self.fails:
+            raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_messages_stand_on_lines_of_their_own(prepared_source: Path, tmp_path: Path, monkeypatch, fails: bool) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logging.StreamHandler(terminal)  # holds the stream from long before the fit
+    monkeypatch.setattr(logging.getLogger("a library"), "handlers", [handler])
+    trainer = tiny_trainer(tmp_path, 2, [StepProgressBar(refresh_rate=1), Talk(fails)], enable_progress_bar=True)
+    try:
+        trainer.fit(tiny_module(), tiny_data(prepared_source))
+    except RuntimeError:
+        print("error: on purpose", file=sys.stderr)
+    lines = [line.rpartition("\r")[2] for line in terminal.getvalue().split("\n")]
+    said = ["from a print", "from a logger"]
+    assert [line for line in lines if "from a" in line] == said * (1 if fails else 2)
+    assert ("error: on purpose" in lines) == fails
+    assert any(line.startswith("Training:") and "1/2" in line for line in lines)
+    assert (sys.stderr, handler.stream) == (terminal, terminal)
+
+
+def test_standard_error_is_given_back_unless_another_has_it(monkeypatch) -> None:
+    before, ended = io.StringIO(), []
+    monkeypatch.setattr(sys, "stderr", before)
+    lines = OwnLines(lambda: ended.append(True))
+    lines.begin()
+    print("one", file=sys.stderr)
+    assert (before.getvalue(), ended) == ("one\n", [True])  # not again for the line's end
+    monkeypatch.setattr(sys, "stderr", another := io.StringIO())
+    lines.end()
+    assert sys.stderr is another
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_terminal_without_width_has_a_bar(monkeypatch, size: int) -> None:
+    """A pseudo-terminal whose size nobody has set."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (size, size))
+    bar = StepProgressBar()
+    bar._trainer = SimpleNamespace(max_steps=7, global_step=3, datamodule=None, local_rank=0)
+    bar.init_train_tqdm().close()
+    assert "Training:  43%|" in terminal.getvalue()
+    assert "3/7" in terminal.getvalue()

@@ -50,6 +50,19 @@ def test_the_first_says_it_and_what_only_one_has_to_say_is_said(rank, capsys):
     assert said(capsys) == ["error: b", "error: rank 1: c"]
 
 
+def test_processes_that_torchrun_starts_again_say_it_again(rank, capsys, monkeypatch):
+    """Its store outlives them."""
+    from torch.distributed import TCPStore
+
+    agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in (0, 1):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        for number in (0, 1):
+            rank(number, agent.port)
+            say_once("a", "error: ")
+        assert said(capsys) == ["error: a"]
+
+
 def test_without_a_store_each_says_it(rank, capsys, monkeypatch):
     monkeypatch.setattr(said_once, "_STORE_SECONDS", 0.2)
     for number, port in ((0, None), (1, None), (1, 1)):  # at which nobody answers

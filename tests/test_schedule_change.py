@@ -1,27 +1,39 @@
 """tst_lightning.schedule_change: what is advised, when followed, is the checkpoint's schedule."""
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 import yaml
 
+from callbacks import SuperpositionCallback
+from tst_lightning.comparison.design.configured import SUPERPOSITION, callback_options
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
+from tst_lightning.lightning_cli import parse_fit
 from tst_lightning.schedule import Schedule
 from tst_lightning.schedule_change import ScheduleChange, in_words
 from tst_lightning.stages import SuperpositionStages
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def change(saved: Schedule, now: Schedule, saved_steps: int | None, now_steps: int, step: int | None = None):
     return ScheduleChange(saved.as_dict(), now, saved_steps, now_steps, step)
 
 
+def flags(message: str) -> list[str]:
+    """The options of a `fit` that a message says to give."""
+    return shlex.split(re.search(r"give ('?--.*?)( \(of SuperpositionCallback, .*?\))? to go on", message)[1])
+
+
 def advised(message: str, **options) -> SuperpositionStages:
-    """A run's options, changed as a message says."""
-    settings = re.search(r"set (.*?) \(instead of step_ratio and fraction_of\)", message)[1]
-    options |= {"step_ratio": None, "step_shares": None, "recovery_step": None, "fraction_of": "steps"}
-    for name in (settings := yaml.safe_load("{" + settings + "}")):
-        options |= {"bag_size": None, "bag_sizes": None} if name.startswith("bag") else {}
-    options |= {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    """A run's options, changed as a message says and no more."""
+    for flag in flags(message):
+        name, _, value = flag.removeprefix("--trainer.callbacks.").partition("=")
+        if flag != "--trainer.callbacks+=callbacks.SuperpositionCallback":
+            value = yaml.safe_load(value)
+            options[name] = tuple(value) if isinstance(value, list) else value
     return SuperpositionStages(**options)
 
 
@@ -29,8 +41,9 @@ def test_a_finished_run_made_longer() -> None:
     stages = SuperpositionStages(bag_size=4, step_ratio=0.3)
     made = change(stages.schedule(1000), stages.schedule(2000), 1000, 2000, step=1000)
     assert made.message(WarmupStableDecay(warmup_steps=10)) == (
-        "the switch was at step 300 of 1000 in this checkpoint and would now be at step 600 of 2000: set recovery_step:"
-        " 300 (instead of step_ratio and fraction_of) to go on, or leave it at --trainer.max_steps 1000, which it has "
+        "the switch was at step 300 of 1000 in this checkpoint and would now be at step 600 of 2000: give "
+        "--trainer.callbacks.recovery_step=300 --trainer.callbacks.step_ratio=null (of SuperpositionCallback, which "
+        "has to be the last of trainer.callbacks) to go on, or leave it at --trainer.max_steps 1000, which it has "
         "done, or start a new run without --ckpt_path. The learning rate is planned over max_steps too: with 2000 its "
         "factor goes from 0.01 to 1 at step 1000, and its decay ends at step 2000 instead of 1000"
     )
@@ -83,6 +96,41 @@ def test_the_advice_gives_the_schedule_of_the_checkpoint(options: dict, other: d
     assert not re.search("[{}]", message)
 
 
+@pytest.mark.parametrize(
+    ("method", "saved"),
+    [
+        ([], {"bag_size": 4, "recovery_step": 30}),
+        (["method/tst"], {"bag_sizes": (6, 3, 1), "step_ratio": 0.4}),
+        (["method/multi_stage"], {"bag_size": 4, "recovery_step": 30}),
+    ],
+)
+def test_fits_own_parser_takes_the_flags(method: list[str], saved: dict) -> None:
+    names = ["model/llama_250k", "data/demo", "trainer/cpu", *method]
+    arguments = [f"--config={CONFIGS / name}.yaml" for name in names]
+    now = Schedule()
+    if own := callback_options(parse_fit(arguments), SUPERPOSITION):
+        now = SuperpositionCallback(**own).stages.schedule(80)
+    wanted = SuperpositionStages(**saved).schedule(60)
+    again = parse_fit([*arguments, *flags(change(wanted, now, 60, 80).message())])
+    assert SuperpositionCallback(**callback_options(again, SUPERPOSITION)).stages.schedule(80) == wanted
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ((60, 80), None),
+        ((60, 200), "goes from 0.6 to 0.61 at step 60, and it decays until step 200, where it had no decay"),
+        ((200, 80), "goes from 0.6 to 0.61 at step 60, and it has no decay"),
+        ((200, 400), "and its decay ends at step 400 instead of 200"),
+    ],
+)
+def test_no_decay_where_the_warm_up_lasts_until_the_end(steps: tuple[int, int], says: str | None) -> None:
+    stages, rate = SuperpositionStages(bag_size=4, step_ratio=0.3), WarmupStableDecay(warmup_steps=100)
+    message = change(*map(stages.schedule, steps), *steps, step=60).message(rate)
+    assert ("learning rate" in message) == (says is not None)
+    assert says is None or re.search(says, message)
+
+
 def test_a_switch_beyond_the_new_end_has_no_options() -> None:
     stages = SuperpositionStages(bag_size=4, step_ratio=0.5)
     message = change(stages.schedule(1000), stages.schedule(400), 1000, 400, step=100).message()
@@ -94,8 +142,9 @@ def test_with_and_without_superposition() -> None:
     tst = SuperpositionStages(bag_size=4, recovery_step=3).schedule(9)
     assert change(tst, Schedule(), 9, 9).message() == (
         "the checkpoint was trained with bags of 4 tokens from step 0, single tokens from step 3 of 9, and this run has"
-        " single tokens from step 0 of 9: set bag_size: 4, recovery_step: 3 (instead of step_ratio and fraction_of) in "
-        "SuperpositionCallback (a file of configs/method/) to go on, or start a new run without --ckpt_path"
+        " single tokens from step 0 of 9: give --trainer.callbacks+=callbacks.SuperpositionCallback "
+        "--trainer.callbacks.bag_size=4 --trainer.callbacks.recovery_step=3 to go on, or start a new run without "
+        "--ckpt_path"
     )
     assert "leave SuperpositionCallback out, or start a new run" in change(Schedule(), tst, 9, 9).message()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from tst_lightning.errors import UserError
 from tst_lightning.parsing import as_user_error, require_config_files, require_values
-from tst_lightning.said_once import say_once
+from tst_lightning.said_once import rank_and_processes, say_once
 
 LIGHTNING_COMMANDS = {
     "fit": "train a model; with configs/method/tst.yaml by Token-Superposition Training",
@@ -99,6 +99,8 @@ def _is_of_another_process(error: RuntimeError) -> bool:
     """Whether ``error`` only says that another process of the run has ended; it is said, then, if not yet here."""
     if getattr(error, "is_said", False):
         return True
+    if rank_and_processes()[1] == 1:
+        return False
     from tst_lightning.lost_processes import is_broken_connection
 
     if is_broken_connection(error):

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.errors import UserError
@@ -31,7 +32,8 @@ from tst_lightning.parsing import (
     with_suggestion,
 )
 from tst_lightning.progress_bar import count_steps
-from tst_lightning.resumable import require_resumable
+from tst_lightning.resumable import require_own_folder, require_resumable
+from tst_lightning.run_length import done, warm_up_beyond_end
 from tst_lightning.run_logger import RunLogger
 from tst_lightning.run_options import require_devices, require_model_sizes, require_optimizer, require_run_options
 
@@ -59,6 +61,9 @@ class SaveRunConfig(SaveConfigCallback):
 
 class RunCLI(LightningCLI):
     """LightningCLI whose runs live in ``trainer.default_root_dir``: log, config, checkpoints, evaluation."""
+
+    _was_done = False
+    """Whether a fit goes on from the end of its run."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(
@@ -114,11 +119,7 @@ class RunCLI(LightningCLI):
             return
         folder = Path(trainer.default_root_dir or ".")
         require_writable(folder, "trainer.default_root_dir")
-        if not self.config.fit.ckpt_path and (folder / "checkpoints" / "last.ckpt").exists():
-            raise UserError(
-                f"trainer.default_root_dir '{folder}' holds the checkpoints of another run, which this one would "
-                "overwrite: resume it with --ckpt_path last, or choose another folder"
-            )
+        require_own_folder(folder, self.config.fit.ckpt_path)
 
     def instantiate_classes(self) -> None:
         """Build what the config describes; what its classes refuse is the user's to mend."""
@@ -133,7 +134,18 @@ class RunCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.ckpt_path:
             steps = config.trainer.max_steps if self.subcommand == "fit" else None
-            require_resumable(config.ckpt_path, self.model.config, None if steps == -1 else steps)
+            step = require_resumable(config.ckpt_path, self.model.config, None if steps == -1 else steps)
+            self._was_done = steps is not None and step == steps
+
+    def before_fit(self) -> None:
+        """Warn of a run that ends within its warm-up."""
+        if message := warm_up_beyond_end(self.model.learning_rate_schedule, self.trainer.max_steps):
+            rank_zero_warn(message)
+
+    def after_fit(self) -> None:
+        """Say how to train on where there was nothing left to do: the last line, behind what the Trainer restores."""
+        if self._was_done:
+            rank_zero_info(done(self.trainer.max_steps, self.trainer.callbacks))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read the file once more, and lay ``hyper_parameters`` in it over the config.

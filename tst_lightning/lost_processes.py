@@ -41,7 +41,11 @@ _SIGKILL = (
 
 def is_broken_connection(error: BaseException) -> bool:
     """Whether ``error`` says that another process of the run has ended."""
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _BROKEN)
+    text = str(error)
+    # "Caught ...": torch's words for an error of a DataLoader's worker, whose connections are its own.
+    return (
+        isinstance(error, RuntimeError) and not text.startswith("Caught ") and any(words in text for words in _BROKEN)
+    )
 
 
 class LostProcesses(Callback):
@@ -57,6 +61,10 @@ class LostProcesses(Callback):
         self._first = parent if first == str(parent) and _local_rank() > 0 else None
         os.environ[_FIRST] = str(os.getpid())  # for those that Lightning is going to start
 
+    def __reduce__(self) -> tuple[type, tuple]:
+        """As new in a process that Lightning spawns, to which locks cannot go."""
+        return type(self), ()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watch the others: those that this process has started, or the one that has started it."""
         self._over.clear()
@@ -66,12 +74,12 @@ class LostProcesses(Callback):
             threading.Thread(target=self._watch_first, daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._over.set()
+        self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """From here on this process ends others itself, and has its own message."""
-        self._over.set()
-        if not is_broken_connection(exception):
+        self._end()
+        if trainer.world_size == 1 or not is_broken_connection(exception):
             return
         say = _print  # the store of such processes is the first one's, which may be the one that has ended
         if _children(trainer):
@@ -85,6 +93,10 @@ class LostProcesses(Callback):
         if lost and self._said.acquire(blocking=False):
             say(f"{lost}. {_how_to_go_on(trainer)}")
         exception.is_said = True
+
+    def _end(self) -> None:
+        self._over.set()
+        os.environ.pop(_FIRST, None)  # what this process starts from here on is none of the run's
 
     def _watch_children(self, trainer: Trainer) -> None:
         """Lightning's observer ends this process, with SIGKILL, within five seconds of such an end."""

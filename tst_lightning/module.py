@@ -13,7 +13,6 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
@@ -34,6 +33,7 @@ from tst_lightning.modeling.strategies import number_by_module
 from tst_lightning.modeling.tensor_parallel import whole_weight
 from tst_lightning.optimizers import identity, papers_adamw, parameter_groups, require_same_optimizers, saved_identities
 from tst_lightning.progress import progress_after
+from tst_lightning.rate_of_run import RateOfRun
 
 
 class CausalLMModule(L.LightningModule):
@@ -101,14 +101,15 @@ class CausalLMModule(L.LightningModule):
         self.model: nn.Module | None = None
         self._isolates_documents = False  # known in ``setup``
         self._flops: dict[int, int] = {}  # of a position, by the length of its row
-        self._saved_optimizers: list[dict[str, Any]] = []  # of the checkpoint that a fit goes on from
+        self._is_restored = False  # whether a fit goes on from a checkpoint
+        self._saved_optimizers: list[dict[str, Any]] = []  # of that checkpoint
 
     # Model ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained, such as data that the model cannot read, before anything is built."""
         require_buildable(self, stage)
-        self._saved_optimizers = []
+        self._is_restored, self._saved_optimizers = False, []
         self._isolates_documents = stage == "fit" and getattr(self.trainer.datamodule, "isolate_documents", False)
 
     def configure_model(self) -> None:
@@ -139,9 +140,8 @@ class CausalLMModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Have the rate of this run's schedule: a checkpoint's optimizer has that of a run of another length."""
         for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            parts = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-            for group, base, factor in parts:
-                group["lr"] = base * factor(scheduler.last_epoch)
+            if self._is_restored and isinstance(scheduler, RateOfRun):  # not one of a subclass' own
+                scheduler.set_rates()
 
     def get_input_embeddings(self) -> nn.Module:
         """The embedding that superposition acts on."""
@@ -213,7 +213,7 @@ class CausalLMModule(L.LightningModule):
         optimizer = self.optimizer_factory(parameter_groups(self))
         max_steps = self.trainer.max_steps
         factor, restart = self.learning_rate_schedule.factor, self.learning_rate_restart
-        schedule = LambdaLR(optimizer, lambda step: factor(step, max_steps, restart))
+        schedule = RateOfRun(optimizer, lambda step: factor(step, max_steps, restart))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Validation: always next-token ----------------------------------------------------------------------
@@ -273,6 +273,6 @@ class CausalLMModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which optimizer a fit goes on with, for ``on_fit_start``; a validation takes any checkpoint."""
         if self._trainer is not None and self.trainer.state.fn == "fit":
-            self._saved_optimizers = saved_identities(checkpoint)
+            self._is_restored, self._saved_optimizers = True, saved_identities(checkpoint)
             if self.trainer.strategy.restore_checkpoint_after_setup:  # sharded ones: ``on_fit_start`` has been
                 require_same_optimizers(self._saved_optimizers, self.trainer.optimizers)

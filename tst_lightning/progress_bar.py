@@ -7,7 +7,43 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from tst_lightning.own_lines import OwnLines
 from tst_lightning.schedule import Schedule
+
+
+class _Bar(Tqdm):
+    """One that knows whether the cursor stands behind it, and is drawn where a terminal has no width either.
+
+    A pseudo-terminal that nobody has given a size has 0 columns and rows, which tqdm takes for -1 and draws nothing in.
+    """
+
+    behind_it = False
+
+    def display(self, *arguments: Any, **options: Any) -> bool:
+        self.nrows = _if_known(self.nrows)
+        shown = super().display(*arguments, **options)
+        self.behind_it = True
+        return shown
+
+    def close(self) -> None:
+        super().close()
+        self.behind_it = False
+
+    def end_line(self) -> None:
+        """Go to the next line if the cursor is behind the bar."""
+        if self.behind_it and not self.disable:
+            self.behind_it = False
+            self.fp.write("\n")
+            self.fp.flush()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values = super().format_dict
+        return values | {"ncols": _if_known(values["ncols"])}
+
+
+def _if_known(size: int | None) -> int | None:
+    return size if size is not None and size > 0 else None
 
 
 class StepProgressBar(TQDMProgressBar):
@@ -18,12 +54,37 @@ class StepProgressBar(TQDMProgressBar):
     done in this session, so rate and time left are wrong. Here the rate is of this session.
 
     A datamodule with a ``schedule.Schedule`` named ``schedule`` has its phase named in front, as of the last step.
+
+    While it is there, what goes to standard error begins on a line of its own.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._messages = OwnLines(self._end_line)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_messages": OwnLines(self._end_line)}  # streams are not copied
+
+    def on_train_start(self, *arguments: Any) -> None:
+        super().on_train_start(*arguments)
+        self._messages.begin()
+
+    def on_train_end(self, *arguments: Any) -> None:
+        super().on_train_end(*arguments)
+        self._messages.end()
+
+    def on_exception(self, *arguments: Any) -> None:
+        self._end_line()  # for what is said of it when the Trainer has ended
+        self._messages.end()
+
+    def _end_line(self) -> None:
+        if isinstance(self._train_progress_bar, _Bar):
+            self._train_progress_bar.end_line()
 
     def init_train_tqdm(self) -> Tqdm:
         if self.trainer.max_steps < 1:
             return super().init_train_tqdm()
-        return Tqdm(
+        return _Bar(
             desc=_phase(self.trainer),
             total=self.trainer.max_steps,
             initial=self.trainer.global_step,

@@ -1,9 +1,10 @@
-"""Whether a run can go on from a checkpoint: asked before anything of the run is built."""
+"""Whether a run can go on from a checkpoint, or begin in its folder: asked before anything of the run is built."""
 
 from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.publishing import is_there
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint
 
 _SHAPE_KEYS = (
@@ -14,7 +15,24 @@ _SHAPE_KEYS = (
 """Of a Hugging Face configuration: what the names and shapes of the parameters follow from."""
 
 
-def require_resumable(path: str, model_config: Any, max_steps: int | None) -> None:
+def require_own_folder(folder: str | Path, ckpt_path: str | None) -> None:
+    """Refuse to begin a run in the folder of another one. Changes nothing on the disk.
+
+    Args:
+        folder: of the run, ``trainer.default_root_dir``.
+        ckpt_path: that it goes on from, if it does.
+
+    Raises:
+        UserError: there is a ``last.ckpt``, or one that a killed run was about to replace.
+    """
+    if not ckpt_path and is_there(Path(folder) / "checkpoints" / "last.ckpt"):
+        raise UserError(
+            f"trainer.default_root_dir '{folder}' holds the checkpoints of another run, which this one would "
+            "overwrite: resume it with --ckpt_path last, or choose another folder"
+        )
+
+
+def require_resumable(path: str, model_config: Any, max_steps: int | None) -> int | None:
     """Refuse a checkpoint that is none, or of another model, or past the end of the run.
 
     It is read as every checkpoint here: tensors and plain values only, so that one from elsewhere runs no code.
@@ -24,6 +42,9 @@ def require_resumable(path: str, model_config: Any, max_steps: int | None) -> No
         model_config: Hugging Face configuration of the run's model.
         max_steps: of the run; None where no training follows.
 
+    Returns:
+        Optimizer steps that it has done; None where it was left to Lightning.
+
     Raises:
         UserError: what differs, and what to do.
     """
@@ -31,7 +52,7 @@ def require_resumable(path: str, model_config: Any, max_steps: int | None) -> No
 
     sharded = is_sharded_checkpoint(path)
     if not sharded and not Path(path).is_file():
-        return
+        return None
     checkpoint = read_checkpoint(path)
     _require_parts(checkpoint, path, CONFIG_KEY, sharded)
     own, saved = _shape_values(model_config.to_dict()), _shape_values(checkpoint[CONFIG_KEY])
@@ -45,6 +66,7 @@ def require_resumable(path: str, model_config: Any, max_steps: int | None) -> No
             f"the checkpoint '{path}' is of step {step}, after trainer.max_steps={max_steps}: raise max_steps, or "
             "resume from an earlier checkpoint"
         )
+    return step
 
 
 def _require_parts(checkpoint: dict[str, Any], path: str, config_key: str, sharded: bool) -> None:

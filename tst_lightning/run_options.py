@@ -1,6 +1,7 @@
 """What the options of a run must be that Lightning, PyTorch and transformers take as they come, or refuse late."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ MAX_PROCESSES_PER_CORE = 4
 """On a CPU, as "devices". Beyond it they only wait for one another, each with a model of its own in memory."""
 MAX_SEED = 2**32 - 1
 """numpy's, which ``seed_everything`` sets too."""
+_STARTED = ("LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID")
+"""In the environment of a process that Lightning, srun or torchrun has started, each beside the others."""
 _LEAST_ONE = ("accumulate_grad_batches", "log_every_n_steps")
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -141,6 +144,8 @@ def _require_processes(devices: Any) -> None:
             f"trainer.devices={devices!r} with the accelerator cpu, which has no devices to choose from: give the "
             "number of processes, such as 1"
         )
+    if any(name in os.environ for name in _STARTED):  # whose cores may be one of many
+        return
     if count is not None and count > MAX_PROCESSES_PER_CORE * (cores := available_cores()):
         raise UserError(
             f"trainer.devices={devices} starts {count} processes on the CPU, and there are {cores} cores for them: set "

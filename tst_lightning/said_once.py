@@ -25,11 +25,13 @@ def say_once(message: str, prefix: str = "") -> None:
         message: other words are another message.
         prefix: such as ``error: ``; after it the rank is said, if it is not 0.
     """
-    rank, processes = _place()
+    rank, processes = rank_and_processes()
     if processes == 1:
         print(f"{prefix}{message}", file=sys.stderr, flush=True)
         return
-    key = f"tst-lightning/{hashlib.sha256(message.encode()).hexdigest()}"
+    # torchrun's store outlives the processes that it starts again.
+    attempt = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")]
+    key = f"tst-lightning/{'/'.join(attempt)}/{hashlib.sha256(message.encode()).hexdigest()}"
     store = count = None
     try:
         store, hosts_it = _store()
@@ -61,8 +63,8 @@ def _store() -> tuple[Any, bool]:
     return group._get_default_store(), group.get_rank() == 0
 
 
-def _place() -> tuple[int, int]:
-    """Rank and number of processes: of the process group, or as those who start processes say."""
+def rank_and_processes() -> tuple[int, int]:
+    """Of this process and its run: of the process group, or as those who start processes say."""
     group = sys.modules.get(_GROUP)
     if group is not None and group.is_initialized():
         return group.get_rank(), group.get_world_size()

@@ -1,18 +1,23 @@
 """What to tell a user whose checkpoint was trained by another schedule than the run that is to go on from it."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
 from tst_lightning.schedule import Schedule
+from tst_lightning.stages import SuperpositionStages
 
 StageDict = dict[str, Any]
 """A ``schedule.Stage`` as ``Schedule.as_dict`` has it; or, of a schedule with very many, ``stages`` and ``sha256``."""
 
 _LISTED = 6
 """Stages that a message names."""
+CLASS_PATH = "callbacks.SuperpositionCallback"
+OF_THE_LAST = "(of SuperpositionCallback, which has to be the last of trainer.callbacks)"
+"""The parser changes options of that one."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,24 @@ class ScheduleChange:
         )
 
     def _settings(self) -> list[str]:
-        """Options with which the run would have the checkpoint's schedule, at its own length."""
+        """Flags with which the run would have the checkpoint's schedule, at its own length."""
         if not _is_superposed(self.saved):
             return ["leave SuperpositionCallback out"] if _is_superposed(self.now) else []
         first_steps = [stage["first_step"] for stage in self.saved]
         if first_steps[-1] >= self.now_steps or self.saved[-1]["target_bag_size"] != 1:
             return []
-        where = "" if _is_superposed(self.now) else " in SuperpositionCallback (a file of configs/method/)"
-        options = [] if self._has_moved and len(self.saved) == 2 else _options(self.saved, self.now)
+        options = {} if self._has_moved and len(self.saved) == 2 else _options(self.saved, self.now)
         if len(self.saved) == 2:
-            options.append(f"recovery_step: {first_steps[1]}")
+            options["recovery_step"] = first_steps[1]
         else:
             ends = [*first_steps[1:], self.now_steps]
             shares = [(end - first) / self.now_steps for first, end in zip(first_steps, ends, strict=True)]
-            options.append(f"step_shares: [{', '.join(f'{share:.9g}' for share in shares)}]")
-        return [f"set {', '.join(options)} (instead of step_ratio and fraction_of){where} to go on"]
+            options["step_shares"] = f"[{','.join(f'{share:.9g}' for share in shares)}]"
+        if _is_superposed(self.now):
+            usual = SuperpositionStages(bag_size=1, step_ratio=0)  # what the shipped configs set
+            flags = superposition_flags(options, stages_of(self.schedule) or usual)
+            return [f"give {' '.join(flags)} {OF_THE_LAST} to go on"]
+        return [f"give {' '.join([f'--trainer.callbacks+={CLASS_PATH}', *superposition_flags(options)])} to go on"]
 
     def _length(self) -> list[str]:
         """The checkpoint's, if the schedule differs because of that."""
@@ -100,12 +108,18 @@ class ScheduleChange:
             return ""
         if restart is not None and "first_step" in self.saved[-1]:  # where the checkpoint's run has it
             restart = replace(restart, step=self.saved[-1]["first_step"])
+        then, now = (_decays(schedule, steps, restart) for steps in (self.saved_steps, self.now_steps))
+        if not (then or now):
+            return ""  # the length does not matter to it
         before = schedule.factor(self.step - 1, self.saved_steps, restart)
         after = schedule.factor(self.step, self.now_steps, restart)
         says = f"stays {after:.3g}" if f"{before:.3g}" == f"{after:.3g}" else f"goes from {before:.3g} to {after:.3g}"
+        decay = f"its decay ends at step {self.now_steps} instead of {self.saved_steps}" if now else "it has no decay"
+        if now and not then:
+            decay = f"it decays until step {self.now_steps}, where it had no decay"
         return (
             f"The learning rate is planned over max_steps too: with {self.now_steps} its factor {says} at step "
-            f"{self.step}, and its decay ends at step {self.now_steps} instead of {self.saved_steps}"
+            f"{self.step}, and {decay}"
         )
 
     @property
@@ -143,18 +157,48 @@ def _content(stage: StageDict) -> str:
     return content
 
 
-def _options(saved: Sequence[StageDict], now: Sequence[StageDict]) -> list[str]:
+def stages_of(schedule: Schedule) -> SuperpositionStages | None:
+    """The options that a schedule is made of, where it knows them."""
+    stages = getattr(schedule.of_length, "__self__", None)
+    return stages if isinstance(stages, SuperpositionStages) else None
+
+
+def superposition_flags(options: Mapping[str, Any], before: SuperpositionStages | None = None) -> list[str]:
+    """``options`` of the run's SuperpositionCallback as flags of `fit`, to paste, with those that have to go for them.
+
+    Args:
+        options: by name; what ``recovery_step`` or ``step_shares`` they have is given in steps.
+        before: options of the run so far, if it has the callback.
+    """
+    flags = dict(options)
+    groups = (("bag_size", "bag_sizes"), ("step_ratio", "recovery_step", "step_shares"))
+    for group in groups:
+        if any(name in options for name in group):
+            given = [name for name in group if before and getattr(before, name) is not None]
+            flags |= {name: "null" for name in given if name not in options}
+    if before is not None and before.fraction_of != "steps":
+        flags["fraction_of"] = "steps"
+    return [shlex.quote(f"--trainer.callbacks.{name}={value}") for name, value in flags.items()]
+
+
+def _decays(schedule: WarmupStableDecay, max_steps: int, restart: Restart | None) -> bool:
+    """Whether a run of so many steps has a decay at its end: a short one may warm up until then."""
+    steps = max_steps - restart.step if restart is not None and restart.whole else max_steps
+    return schedule.decay_start(steps) < steps
+
+
+def _options(saved: Sequence[StageDict], now: Sequence[StageDict]) -> dict[str, Any]:
     """Options of ``SuperpositionCallback`` as saved, but for where stages begin; of others only what changed."""
     sizes = [stage["target_bag_size"] for stage in saved]
-    options = [f"bag_size: {sizes[0]}" if len(sizes) == 2 else f"bag_sizes: {sizes}"]
+    options = {"bag_size": sizes[0]} if len(sizes) == 2 else {"bag_sizes": f"[{','.join(map(str, sizes))}]"}
     fewer_rows = [any(one.get("row_divisor", 1) > 1 for one in stages) for stages in (saved, now)]
     if any(fewer_rows):
-        options.append(f"tokens_per_step: {'constant' if fewer_rows[0] else 'scaled'}")
+        options["tokens_per_step"] = "constant" if fewer_rows[0] else "scaled"
     single_inputs = [
         any(one.get("bag_size") != one.get("target_bag_size") for one in stages) for stages in (saved, now)
     ]
     if any(single_inputs):
-        options.append(f"superpose_inputs: {'false' if single_inputs[0] else 'true'}")
+        options["superpose_inputs"] = "false" if single_inputs[0] else "true"
     return options
 
 

@@ -1,5 +1,7 @@
 """SuperpositionCallback in real training runs: where the switch falls, what is trained on, and how it resumes."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -178,16 +180,42 @@ def test_a_resumed_run_ends_with_the_same_weights(prepared_dir, tmp_path, stop, 
 
 
 @pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (0, "Step 0: superposition, 8 tokens per input position"),
+        (1, "Goes on at step 1, in superposition with 8 tokens per input position since step 0"),
+        (2, "Step 2: superposition, 4 tokens per input position"),
+        (6, "Goes on at step 6, in recovery with 1 token per input position since step 4"),
+    ],
+)
+def test_a_resumed_run_says_where_it_goes_on(monkeypatch, step: int, says: str) -> None:
+    callback, said = SuperpositionCallback(bag_sizes=[8, 4, 1], step_ratio=0.5), []
+    callback.schedule = callback.stages.schedule(8)
+    callback._next_token_loss = None
+    monkeypatch.setattr("callbacks.superposition.rank_zero_info", said.append)
+    trainer = SimpleNamespace(global_step=step, datamodule=SimpleNamespace(), optimizers=[])
+    for _ in range(2):
+        callback.on_train_batch_start(trainer, SimpleNamespace(loss=None), None, 0)
+    assert said == [says]
+
+
+@pytest.mark.parametrize(
     ("other", "message"),
     [
-        (SuperpositionCallback(bag_size=2, recovery_step=4), "bags of 4 .* this run has bags of 2 .* set bag_size: 4"),
-        (SuperpositionCallback(bag_size=4, recovery_step=5), "at step 4 of 6 .* at step 5 of 8: set recovery_step: 4 "),
+        (
+            SuperpositionCallback(bag_size=2, recovery_step=4),
+            "bags of 4 .* this run has bags of 2 .* give .*bag_size=4",
+        ),
+        (
+            SuperpositionCallback(bag_size=4, recovery_step=5),
+            "at step 4 of 6 .* at step 5 of 8: give .*recovery_step=4 ",
+        ),
         (SuperpositionCallback(bag_size=4, step_ratio=0.7), "at step 4 of 6 .* at step 6 of 8: .*r.max_steps 6, or"),
         (
             SuperpositionCallback(bag_size=4, recovery_step=4, weights="power_law"),
             r"weights \[.*0\.25\]\], this run has \[.*\[0\.48, 0\.24.*: set weights or weights_file as in",
         ),
-        (None, "bags of 4 .* this run has single tokens from step 0 of 8: set .* in SuperpositionCallback"),
+        (None, "bags of 4 .* this run has single tokens from step 0 of 8: give .*callbacks.SuperpositionCallback"),
     ],
 )
 def test_another_schedule_is_refused_at_resume(prepared_dir, tmp_path, other, message):

@@ -3,6 +3,7 @@
 import random
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from tst_lightning import cli
 from tst_lightning.errors import UserError
 from tst_lightning.modeling.checked_resuming import CheckedResuming
 from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
-from tst_lightning.modeling.checksums import require_intact, write_sums
-from tst_lightning.modeling.sharded_checkpoint import read_run, read_weights
+from tst_lightning.modeling.checksums import require_intact_file
+from tst_lightning.modeling.sharded_checkpoint import read_run, read_weights, require_intact, write_sums
 
 
 def flip(file, position, bit=0):
@@ -59,7 +60,7 @@ def test_a_flipped_byte_of_a_file_is_refused_or_changes_nothing(tmp_path):
         )
 
     def checked():
-        require_intact(path)
+        require_intact_file(path)
         return read()
 
     whole, expected = path.read_bytes(), read()
@@ -74,7 +75,31 @@ def test_a_flipped_byte_of_a_file_is_refused_or_changes_nothing(tmp_path):
         refused += not passes
         path.write_bytes(whole)
     assert refused > 45
-    require_intact(path)
+    require_intact_file(path)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_with_many_tensors_is_opened_once(tmp_path, monkeypatch, processes):
+    """To open it is to parse its table of contents, which is as long as there are tensors."""
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {f"{number}": torch.zeros(3) for number in range(20)}}, path)
+    opened, read = [], []
+
+    class Archive(zipfile.ZipFile):
+        def __init__(self, *arguments):
+            opened.append(self)
+            super().__init__(*arguments)
+
+        def open(self, record):
+            read.append(getattr(record, "filename", record))
+            return super().open(record)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Archive)
+    for process in range(processes):
+        require_intact_file(path, process, processes)
+    assert len(opened) == processes
+    assert sorted(read) == sorted(opened[0].namelist())
+    assert len(read) > 20
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "meta.pt"])
@@ -116,7 +141,7 @@ def test_one_process_of_several_finds_it_in_its_share(tmp_path):
 
 def intact(path, process, processes):
     try:
-        require_intact(path, process=process, processes=processes)
+        (require_intact if path.is_dir() else require_intact_file)(path, process=process, processes=processes)
     except UserError:
         return False
     return True
@@ -173,7 +198,7 @@ def test_each_command_refuses_a_damaged_checkpoint(damaged, prepared_dir, tmp_pa
         assert cli.main([command, *options]) == 2, command
         said = capsys.readouterr().err
         assert f"the checkpoint '{damaged}' is damaged" in said, (command, said)
-        assert "give an earlier checkpoint" in said
+        assert "give another checkpoint of its folder" in said
     assert not (tmp_path / "out").exists()
     assert read_checkpoint(damaged)["global_step"] == 2
     with pytest.raises(UserError, match="is damaged"):
@@ -186,3 +211,32 @@ def test_a_trainer_refuses_it_before_it_is_loaded(damaged, prepared_dir, tmp_pat
     with pytest.raises(UserError, match=r"is damaged \('.*data/\d+' from byte \d+ on is not what was written"):
         trainer.fit(module, tiny_data(prepared_dir), ckpt_path=str(damaged))
     assert trainer.global_step == 0
+
+
+class SecondOfTwo:
+    """A strategy, in whose other process all is well."""
+
+    world_size, global_rank, root_device, met = 2, 1, torch.device("cpu"), False
+
+    def reduce(self, failed, reduce_op):
+        self.met = True
+        return failed
+
+    def broadcast(self, said, src):
+        assert src == self.global_rank
+        return said
+
+
+@pytest.mark.parametrize("error", [MemoryError("none is left"), AttributeError("storage_data"), RuntimeError("torn")])
+def test_whatever_fails_in_one_process_leaves_no_other_waiting(tmp_path, monkeypatch, error):
+    path = save(model_of(), tmp_path / "last.ckpt")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tst_lightning.modeling.sharded_checkpoint.read_layout", fail)
+    process = SecondOfTwo()
+    trainer = SimpleNamespace(strategy=process, global_rank=1, world_size=2)
+    with pytest.raises(UserError, match=rf"cannot be compared with its checksums \({type(error).__name__}: .*earlier"):
+        CheckedResuming(str(path)).setup(trainer, None, "fit")
+    assert process.met

@@ -6,6 +6,7 @@ those of the ordinary model to the bit.
 
 import copy
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +16,12 @@ import torch
 from runs import tiny_data, tiny_module, tiny_trainer, weights_hash
 from torch import nn
 from torch._dynamo.testing import CompileCounter
-from transformers import GPT2Config, Qwen3MoeConfig, SmolLM3Config
+from transformers import GPT2Config, Qwen3MoeConfig, SmolLM3Config, modeling_layers
 
 from callbacks import SuperpositionCallback
 from tst_lightning.errors import UserError
 from tst_lightning.modeling import compilation
+from tst_lightning.modeling.activation_checkpointing import recompute_layers
 from tst_lightning.modeling.compilation import CompiledLayers, batch_shapes, require_compilable
 from tst_lightning.schedule import Schedule, Stage
 
@@ -146,13 +148,34 @@ def test_an_exception_in_a_step_leaves_the_model_ordinary(graphs) -> None:
     assert graphs.frame_count == 0
 
 
+def test_torch_is_told_to_recompute_only_where_layers_do(graphs) -> None:
+    """Of a release of torch without this private option, compilation alone works."""
+    model = tiny_module().new_model(0)
+    option = partial(getattr, torch._dynamo.config, "skip_fwd_side_effects_in_bwd_under_checkpoint")
+    with CompiledLayers(model).training():
+        assert not option()
+    recompute_layers(model)
+    with CompiledLayers(model).training():
+        assert option()
+    assert not option()
+
+
+def test_releases_that_recompute_around_the_compiled_call(monkeypatch) -> None:
+    require_compilable("lazy", "SingleDeviceStrategy", True)
+    # As of 5.0 to 5.22.
+    monkeypatch.setattr(modeling_layers.GradientCheckpointingLayer, "__call__", lambda *_: None)
+    for compilation_, recomputed in (("none", True), ("lazy", False)):
+        require_compilable(compilation_, "SingleDeviceStrategy", recomputed)
+    with pytest.raises(UserError, match=r"transformers .* install 5\.23 or later, or set one of them"):
+        require_compilable("lazy", "SingleDeviceStrategy", True)
+
+
 def test_refusals(monkeypatch) -> None:
     with pytest.raises(UserError, match="compilation='on': choose none, lazy, ahead"):
-        require_compilable("on", None)
-    strategy = type("ModelParallelStrategy", (), {})()
-    require_compilable("none", strategy)
+        require_compilable("on", "SingleDeviceStrategy")
+    require_compilable("none", "ModelParallelStrategy")
     with pytest.raises(UserError, match="not supported with ModelParallelStrategy"):
-        require_compilable("lazy", strategy)
+        require_compilable("lazy", "ModelParallelStrategy")
     with pytest.raises(UserError, match="does not name their class"):
         CompiledLayers(type("Odd", (nn.Linear,), {"_no_split_modules": None})(1, 1))
 

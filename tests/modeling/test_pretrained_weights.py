@@ -1,5 +1,7 @@
 """Weights of a model's files one after the other are those of ``from_pretrained``, bit by bit."""
 
+import sys
+
 import pytest
 import torch
 import transformers
@@ -81,6 +83,15 @@ def test_files_with_other_weights_are_not_read_so(tmp_path):
     with pytest.raises(NotByLayerError, match=r"its files hold 'lm_head\.weight', which is tied"):
         read(folder)
     assert pretrained_model(folder, 0) is not None  # what was replaced in transformers is back
+
+
+def test_a_release_without_the_module_that_loads_is_no_end(tmp_path, monkeypatch):
+    """It is private: another release may have another, and then whole models are loaded."""
+    folder = saved(tmp_path)
+    monkeypatch.delattr(sys.modules["transformers"], "core_model_loading", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers.core_model_loading", None)
+    with pytest.raises(NotByLayerError, match="this release of transformers loads in another way"):
+        read(folder)
 
 
 def filled(folder, mesh):

@@ -5,18 +5,22 @@ import re
 import shutil
 
 import pytest
-from test_plan_run import configured
+from runs import tiny_data, tiny_module, tiny_trainer
+from test_plan_run import MODEL, configured, parallel
 
+from tst_lightning.errors import UserError
 from tst_lightning.plan.checking import check
 from tst_lightning.plan.model_size import module_of
 from tst_lightning.plan.prepared import Prepared, prepared
 from tst_lightning.plan.run import fit_plan
+from tst_lightning.resumable import require_own_folder
 
 
-def checked(data_dir, memory_bytes=10, callbacks=(), model=None, trainer=None, **data):
+def checked(data_dir, memory_bytes=10, callbacks=(), model=None, trainer=None, module=None, ckpt_path=None, **data):
     config = configured(trainer, callbacks, data_dir=str(data_dir), num_workers=0, validation_windows=8, **data)
-    config = copy.deepcopy(config)
+    config = copy.deepcopy(config) | {"ckpt_path": ckpt_path}
     config["model"]["config"]["init_args"] |= model or {}
+    config["model"] |= module or {}
     plan = fit_plan(config)
     return check(plan, prepared(plan), module_of(config), memory_bytes, 20)
 
@@ -61,6 +65,65 @@ def test_a_folder_of_another_run(prepared_dir, tmp_path):
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     found = checked(prepared_dir, trainer={"default_root_dir": str(tmp_path)})
     assert "holds the checkpoints of another run" in found.problems[0]
+
+
+def test_a_checkpoint_that_a_killed_run_was_replacing(prepared_dir, tmp_path):
+    """fit puts it back, and refuses the folder: so does the plan, which leaves it as it is."""
+    replaced = tmp_path / "checkpoints" / ".last.ckpt.replaced"
+    replaced.parent.mkdir()
+    replaced.touch()
+    with pytest.raises(UserError) as of_fit:
+        require_own_folder(tmp_path, None)
+    found = checked(prepared_dir, trainer={"default_root_dir": str(tmp_path)})
+    assert found.problems == (str(of_fit.value),)
+    assert "holds the checkpoints of another run" in found.problems[0]
+    assert replaced.exists()
+    require_own_folder(tmp_path, str(tmp_path / "checkpoints" / "last.ckpt"))
+
+
+def test_options_of_the_module_that_do_not_go_together(prepared_dir, tmp_path):
+    folder = {"default_root_dir": str(tmp_path)}
+    found = checked(prepared_dir, trainer=folder | {"strategy": parallel(1, 1)}, module={"compilation": "lazy"})
+    assert "compilation=lazy is not supported with ModelParallelStrategy" in found.problems[0]
+    openai = {"class_path": "transformers.OpenAIGPTConfig", "init_args": {"vocab_size": 257, "n_positions": 64}}
+    found = checked(prepared_dir, trainer=folder, module={"config": openai, "activation_checkpointing": True})
+    assert "cannot recompute the layers of OpenAIGPTLMHeadModel" in found.problems[0]
+    qwen = {"class_path": "transformers.LlamaConfig", "init_args": MODEL["init_args"] | {"num_attention_heads": 1}}
+    trainer = folder | {"devices": 2, "strategy": parallel(1, 2)}
+    assert "tensor_parallel_size" in checked(prepared_dir, trainer=trainer, module={"config": qwen}).problems[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(prepared_source, tmp_path_factory):
+    """Of step 4 of 4."""
+    folder = tmp_path_factory.mktemp("run")
+    tiny_trainer(folder, 4, save_every=4).fit(tiny_module(), tiny_data(prepared_source))
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"seed": 5}, r"another order of the data.*seed: 0 in the checkpoint, now 5"),
+        ({"trainer": {"max_steps": 3}}, "is of step 4, after trainer.max_steps=3"),
+        ({"model": {"hidden_size": 32}}, "is of a model with .*hidden_size=16"),
+        ({"callbacks": [("SuperpositionCallback", {"bag_size": 4, "recovery_step": 5})]}, "was trained with"),
+    ],
+)
+def test_a_checkpoint_is_compared_as_fit_does(changes, problem, checkpoint, prepared_dir):
+    changes = {"trainer": {}} | changes
+    changes["trainer"] = {"default_root_dir": str(checkpoint.parents[1])} | changes["trainer"]
+    found = checked(prepared_dir, ckpt_path=str(checkpoint), **changes)
+    assert len(found.problems) == (problem is not None)
+    assert problem is None or re.search(problem, found.problems[0])
+    assert found.unchecked == ("the checkpoint: fit compares its checksums and its optimizer",)
+
+
+def test_names_of_lightnings_are_not_looked_for(prepared_dir, tmp_path):
+    found = checked(prepared_dir, ckpt_path="best", trainer={"default_root_dir": str(tmp_path)})
+    assert found.passed
+    assert found.unchecked == ("the checkpoint: 'best' is a name that fit looks up",)
 
 
 def test_what_is_not_known_is_told(prepared_dir, tmp_path):

@@ -9,7 +9,7 @@ from runs import tiny_llama
 from tst_lightning import cli
 from tst_lightning.comparison.design.configured import SUPERPOSITION, callback_options
 from tst_lightning.lightning_cli import parse_fit
-from tst_lightning.plan.flags import batch_flags, superposition_flags
+from tst_lightning.plan.flags import batch_flags, excluding, superposition_flags
 from tst_lightning.plan.formats import WIDTH, pasted
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,12 +49,36 @@ def test_another_method_has_to_go_first():
     assert superposition_flags(behind, 6, 0.3) is None
 
 
+@pytest.mark.parametrize("name", ["LengthCurriculum", "NgramTargets"])
+@pytest.mark.parametrize("others", [[], configured()["trainer"]["callbacks"]])
+def test_callbacks_that_superposition_does_not_go_with(name, others):
+    config = {"trainer": {"callbacks": [{"class_path": f"callbacks.{name}"}, *others]}}
+    assert superposition_flags(config, 4, 0.3) is None
+    assert excluding(config) == [name]
+    assert excluding(configured()) == []
+
+
 @pytest.mark.parametrize(("interval", "flag"), [(500, " 2000"), (3, " 4"), (0.25, None), (None, None)])
 def test_validation_stays_at_its_steps(interval, flag):
-    config = {"trainer": {"accumulate_grad_batches": 2, "val_check_interval": interval * 2 if flag else interval}}
+    trainer = {"accumulate_grad_batches": 2, "val_check_interval": interval * 2 if flag else interval}
+    config = {"data": {"batch_size": 8}, "trainer": trainer}
     flags = batch_flags(config, 4, 4)
     assert flags[:2] == ("--data.batch_size 4", "--trainer.accumulate_grad_batches 4")
     assert flags[2:] == (() if flag is None else (f"--trainer.val_check_interval {interval * 4}",))
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "added"),
+    [(10, None, True), (0.5, None, True), (10, 16, False), (1.0, None, False), (None, None, False), (0, None, False)],
+)
+def test_validation_stays_on_its_windows(limit, given, added):
+    """A limit counts batches, whose size is by default that of training."""
+    config = {
+        "data": {"batch_size": 8, "validation_batch_size": given},
+        "trainer": {"accumulate_grad_batches": 2, "limit_val_batches": limit},
+    }
+    flags = batch_flags(config, 4, 4)
+    assert flags[2:] == (("--data.validation_batch_size 8",) if added else ())
 
 
 def test_pasted_lines_are_one_command():

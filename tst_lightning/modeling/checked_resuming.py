@@ -5,9 +5,9 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tst_lightning.errors import UserError
-from tst_lightning.modeling.checksums import require_intact
+from tst_lightning.modeling.checksums import require_intact_file
 from tst_lightning.modeling.publishing import together
-from tst_lightning.modeling.sharded_checkpoint import WEIGHTS
+from tst_lightning.modeling.sharded_checkpoint import WEIGHTS, require_intact
 
 
 class CheckedResuming(Callback):
@@ -24,15 +24,25 @@ class CheckedResuming(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a damaged one in all processes alike; raises ``UserError``."""
         path = self.ckpt_path
-        if not Path(path).exists():
+        if not Path(path).exists():  # in no process, then: `require_checkpoint` has ended one that lacks it alone
             return
-        prefix = "" if stage == "fit" else WEIGHTS  # the optimizer's state in a folder is not read then
+        share = (trainer.global_rank, trainer.world_size)
 
         def compare() -> None:
             try:
-                require_intact(path, prefix, trainer.global_rank, trainer.world_size)
+                if Path(path).is_dir():  # the optimizer's state in it is read by a fit alone
+                    require_intact(path, "" if stage == "fit" else WEIGHTS, *share)
+                else:
+                    require_intact_file(path, *share)
+            except OSError:
+                raise
             except UserError as error:
                 raise OSError(str(error)) from error  # which `together` takes to the others
+            except Exception as error:  # whatever it is, the others wait for this process
+                raise OSError(
+                    f"the checkpoint '{path}' cannot be compared with its checksums ({type(error).__name__}: {error}): "
+                    "give an earlier checkpoint of the run, or an intact copy of this one"
+                ) from error
 
         try:
             together(trainer.strategy, compare)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
-from tst_lightning.modeling.checksums import require_intact
+from tst_lightning.modeling.checksums import require_intact_file
 from tst_lightning.modeling.publishing import recover
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, read_run, read_weights, require_whole
 
@@ -17,7 +17,7 @@ _PARAMETER_PREFIX = "model."
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A training checkpoint's content; tensors stay on disk until they are used, those of a sharded one are left out.
 
-    Whether the tensors are what was written is left to who uses them, see ``checksums.require_intact``.
+    Whether the tensors are what was written is left to who uses them, see ``checksums``.
 
     Raises:
         UserError: there is no such file or sharded folder, it is not a checkpoint, or not one of a causal language
@@ -86,7 +86,7 @@ def build_model(checkpoint: dict[str, Any], path: str | Path) -> Any:
 
     sharded = "state_dict" not in checkpoint
     if not sharded:
-        require_intact(path)
+        require_intact_file(path)
     parameters = {
         # torch.compile puts a level of its own into the names.
         name.removeprefix(_PARAMETER_PREFIX).replace("_orig_mod.", ""): tensor

@@ -12,33 +12,32 @@ What is not detected changes nothing that is read: padding, dates and the like i
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tst_lightning.errors import UserError
 
 SUMS_FILE = "SHA256SUMS"
 _PIECE_BYTES = 1 << 20
+_Part = TypeVar("_Part")
 
 
-class _Part(NamedTuple):
-    """An archive in a file, or one record of it."""
+class Archive(NamedTuple):
+    """Where in a checkpoint an archive lies, and what the user is told of it."""
 
     what: str
-    bytes: int
     file: Path
     offset: int
     length: int
-    record: str | None
 
 
-def require_intact(path: str | Path, prefix: str = "", process: int = 0, processes: int = 1) -> None:
-    """Refuse a checkpoint whose content is not what was written; reads all of it, at some 3 GB a second of CPU time.
+def require_intact_file(path: str | Path, process: int = 0, processes: int = 1) -> None:
+    """Refuse a single-file checkpoint whose content is not what was written; reads at some 3 GB a second of CPU time.
 
     Args:
-        path: of a single file or a sharded folder that is whole.
-        prefix: of the names of a folder's entries to look at, such as ``state_dict.``; of a file all is looked at.
+        path: of a file that is whole.
         process: which share of it to look at, if several processes do, each one about as many bytes.
         processes: how many they are.
 
@@ -47,64 +46,62 @@ def require_intact(path: str | Path, prefix: str = "", process: int = 0, process
         OSError: it cannot be read.
     """
     path = Path(path)
-    parts = list(_parts_of_folder(path, prefix) if path.is_dir() else _parts_of_file(path))
-    total, start = sum(part.bytes for part in parts), 0
-    for part in parts:
-        if (start + part.bytes / 2) * processes // max(total, 1) == process:
-            try:
-                _read_all(part)
-            except OSError:
-                raise
-            except Exception as error:  # zipfile, zlib and struct have many for what is none of theirs
-                raise damaged(path, f"{part.what} is not what was written") from error
-        start += part.bytes
+    with (
+        _refused(path, "its table of contents"),
+        path.open("rb", buffering=0) as file,
+        zipfile.ZipFile(file) as archive,  # once: it parses the table of contents, which names every tensor
+    ):
+        records = sorted(archive.infolist(), key=lambda record: record.header_offset)
+        for record in _share(records, lambda record: record.file_size, process, processes):
+            with _refused(path, f"'{record.filename}' from byte {record.header_offset} on"):
+                _read_record(archive, record)
+
+
+def require_intact_archives(
+    path: str | Path, archives: Iterable[Archive], process: int = 0, processes: int = 1
+) -> None:
+    """The same of a checkpoint ``path`` that is made of ``archives``, of which each process looks at whole ones."""
+    for place in _share(list(archives), lambda place: place.length, process, processes):
+        with (
+            _refused(path, place.what),
+            place.file.open("rb", buffering=0) as file,
+            zipfile.ZipFile(_Window(file, place.offset, place.length)) as archive,
+        ):
+            for record in archive.infolist():
+                _read_record(archive, record)
 
 
 def damaged(path: str | Path, reason: str) -> UserError:
-    return UserError(
-        f"the checkpoint '{path}' is damaged ({reason}; its checksum differs): give an earlier checkpoint of the run, "
-        "or an intact copy of this one"
-    )
+    """What to raise for a checkpoint that is not what was written; names the others of its folder."""
+    from tst_lightning.modeling.other_checkpoints import remedy
+
+    return UserError(f"the checkpoint '{path}' is damaged ({reason}; its checksum differs): {remedy(path)}")
 
 
-def _parts_of_file(path: Path) -> Iterator[_Part]:
-    size = path.stat().st_size
+@contextmanager
+def _refused(path: str | Path, what: str) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = sorted(archive.infolist(), key=lambda record: record.header_offset)
-    except OSError:
+        yield
+    except (OSError, UserError):
         raise
-    except Exception as error:  # as above
-        raise damaged(path, "its table of contents is not what was written") from error
-    for record in records:
-        what = f"'{record.filename}' from byte {record.header_offset} on"
-        yield _Part(what, record.file_size, path, 0, size, record.filename)
+    except Exception as error:  # zipfile, zlib and struct have many for what is none of theirs
+        raise damaged(path, f"{what} is not what was written") from error
 
 
-def _parts_of_folder(path: Path, prefix: str) -> Iterator[_Part]:
-    from tst_lightning.modeling.sharded_checkpoint import RUN_FILE, read_layout
-
-    entries = read_layout(path).storage_data.items()
-    # As they lie on the disk; files in the order of the processes that have written them.
-    for index, entry in sorted(entries, key=lambda item: (len(item[1].relative_path), *_place(item[1]))):
-        if index.fqn.startswith(prefix):
-            what = f"'{index.fqn}' in {entry.relative_path} from byte {entry.offset} on"
-            yield _Part(what, entry.length, path / entry.relative_path, entry.offset, entry.length, None)
-    size = (path / RUN_FILE).stat().st_size
-    yield _Part(RUN_FILE, size, path / RUN_FILE, 0, size, None)
+def _share(parts: list[_Part], bytes_of: Callable[[_Part], int], process: int, processes: int) -> Iterator[_Part]:
+    """Those of ``parts`` whose middle lies in the share of ``process``, if all bytes are dealt out in order."""
+    total, start = sum(map(bytes_of, parts)), 0
+    for part in parts:
+        if (start + bytes_of(part) / 2) * processes // max(total, 1) == process:
+            yield part
+        start += bytes_of(part)
 
 
-def _place(entry: Any) -> tuple[str, int]:
-    return entry.relative_path, entry.offset
-
-
-def _read_all(part: _Part) -> None:
+def _read_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
     """Python's ``zipfile`` compares the checksum at the end of each record."""
-    with part.file.open("rb", buffering=0) as file, zipfile.ZipFile(_Window(file, part.offset, part.length)) as archive:
-        for name in archive.namelist() if part.record is None else [part.record]:
-            with archive.open(name) as record:
-                while record.read(_PIECE_BYTES):
-                    pass
+    with archive.open(record) as content:
+        while content.read(_PIECE_BYTES):
+            pass
 
 
 class _Window:
@@ -134,23 +131,11 @@ class _Window:
         return content
 
 
-# The table of contents of a sharded checkpoint ---------------------------------------------------------------
-
-
-def write_sums(folder: str | Path) -> None:
-    """Write ``SHA256SUMS`` beside a sharded checkpoint's table of contents; by one process, when all have saved.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from tst_lightning.modeling.sharded_checkpoint import LAYOUT_FILE, RUN_FILE
-
-    folder = Path(folder)
-    digest = hashlib.sha256((folder / LAYOUT_FILE).read_bytes()).hexdigest()
-    (folder / SUMS_FILE).write_text(f"{digest}  {LAYOUT_FILE}\n")
-    for name in (SUMS_FILE, RUN_FILE):  # which nobody has brought to the disk yet
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
+def write_sum(file: Path) -> Path:
+    """Write ``SHA256SUMS`` beside ``file``, of it alone, and return its path; raises ``OSError``."""
+    sums = file.with_name(SUMS_FILE)
+    sums.write_text(_sum_line(file))
+    return sums
 
 
 def same_sum(file: Path) -> bool:
@@ -161,4 +146,8 @@ def same_sum(file: Path) -> bool:
         return True
     except ValueError:  # no text
         return False
-    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" in lines
+    return _sum_line(file).strip() in lines
+
+
+def _sum_line(file: Path) -> str:
+    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
+import transformers
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tst_lightning.errors import UserError
 from tst_lightning.schedule import Schedule
@@ -28,18 +30,32 @@ Compilation = Literal["none", "lazy", "ahead"]
 BACKEND = "inductor"
 
 
-def require_compilable(compilation: str, strategy: Any) -> None:
-    """Refuse an option that does not exist, and a strategy that compiled layers do not work with.
+def require_compilable(compilation: str, strategy: str, recomputes: bool = False) -> None:
+    """Refuse an option that does not exist, and what compiled layers do not work with.
+
+    Args:
+        compilation: the option.
+        strategy: name of the class of the Trainer's.
+        recomputes: whether the layers recompute their activations.
 
     Raises:
-        UserError: either.
+        UserError: no such option; ``ModelParallelStrategy``; a release of transformers that recomputes more than what
+            is compiled.
     """
     if compilation not in get_args(Compilation):
         raise UserError(f"compilation={compilation!r}: choose {', '.join(get_args(Compilation))}")
-    if compilation != "none" and type(strategy).__name__ == "ModelParallelStrategy":
+    if compilation != "none" and strategy == "ModelParallelStrategy":
         raise UserError(
             f"compilation={compilation} is not supported with ModelParallelStrategy, which gathers a layer's weights "
             "by hooks around it: set compilation to none, or use one device or DDP"
+        )
+    if compilation != "none" and recomputes and GradientCheckpointingLayer.__call__ is not nn.Module.__call__:
+        # As 5.0 to 5.22 do it. The backward pass is outside of ``training`` and would run the layers uncompiled, which
+        # keep other tensors than the compiled ones have kept.
+        raise UserError(
+            f"compilation={compilation} does not go with activation_checkpointing=true in transformers "
+            f"{transformers.__version__}, which recomputes a layer from outside of its compiled call: install 5.23 or "
+            "later, or set one of them to none or false"
         )
 
 
@@ -75,13 +91,15 @@ class CompiledLayers:
 
         # Layers that recompute their activations (activation_checkpointing) are not compiled otherwise, without a word,
         # where transformers' hooks collect router logits in them: those are collected once, in the forward pass.
-        collect_once = config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
+        # A private option of torch's, which another release need not have: set only where it is needed.
+        recomputes = any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers)
+        options = {"skip_fwd_side_effects_in_bwd_under_checkpoint": True} if recomputes else {}
         if not self._compiled:
             self._compile()
         try:
             for layer, compiled in zip(self.layers, self._compiled, strict=True):
                 layer._compiled_call_impl = compiled
-            with collect_once:
+            with config.patch(options):
                 yield
         except BackendCompilerFailed as error:
             reason = " ".join(str(error).partition("\n\n")[0].split())[:300]

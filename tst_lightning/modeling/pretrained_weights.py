@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from transformers import PreTrainedModel, core_model_loading
 
 from tst_lightning.modeling.building import pretrained_model
 from tst_lightning.modeling.initial_weights import NotByLayerError, Take
@@ -83,6 +82,10 @@ def read_weights(name: str, parameters: set[str], take: Take) -> None:
 @contextmanager
 def _loading(take_one: Callable[..., None]) -> Iterator[None]:
     """Within, ``from_pretrained`` hands each parameter to ``take_one``, and leaves the model without weights."""
+    try:
+        from transformers import PreTrainedModel, core_model_loading  # the latter is transformers' own business
+    except ImportError as error:
+        raise NotByLayerError(f"this release of transformers loads in another way ({error})") from error
     replaced = [
         (core_model_loading, "set_param_for_module", take_one),
         (PreTrainedModel, "_finalize_model_loading", staticmethod(lambda model, config, info: info)),

@@ -27,11 +27,24 @@ def require_buildable(module: LightningModule, stage: str) -> None:
             "set trainer.max_steps to the number of optimizer steps"
         )
     require_supported(trainer.strategy, module.config)
-    require_compilable(module.compilation, trainer.strategy)
-    if module.activation_checkpointing:
-        require_recomputable(module.config)
+    require_options(module, type(trainer.strategy).__name__)
     data = trainer.datamodule
     require_readable(module.config, getattr(data, "vocab_size", None), getattr(data, "sequence_length", None))
+
+
+def require_options(module: LightningModule, strategy: str) -> None:
+    """Refuse options of a CausalLMModule that do not go with one another, its model or its strategy.
+
+    Args:
+        module: without a model or a trainer.
+        strategy: name of the class of the Trainer's.
+
+    Raises:
+        UserError: any of it.
+    """
+    require_compilable(module.compilation, strategy, module.activation_checkpointing)
+    if module.activation_checkpointing:
+        require_recomputable(module.config)
 
 
 def require_readable(config: PretrainedConfig, vocab_size: int | None, sequence_length: int | None) -> None:

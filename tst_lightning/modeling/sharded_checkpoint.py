@@ -12,14 +12,16 @@ the tensors are read with ``weights_only``. Lightning, which reads a folder to r
 ``require_whole`` has to have gone over it before.
 """
 
+import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
-from tst_lightning.modeling.checksums import damaged, require_intact, same_sum
+from tst_lightning.modeling.checksums import Archive, damaged, require_intact_archives, same_sum, write_sum
 
 LAYOUT_FILE = ".metadata"
 RUN_FILE = "meta.pt"
@@ -60,6 +62,45 @@ def require_whole(path: str | Path) -> None:
         file = path / name
         if file.parent != path or not file.is_file() or file.stat().st_size < end:
             raise _not_whole(path, f"{name} is missing or cut off")
+
+
+def require_intact(path: str | Path, prefix: str = "", process: int = 0, processes: int = 1) -> None:
+    """Refuse a sharded checkpoint whose content is not what was written.
+
+    Args:
+        path: of a folder that is whole.
+        prefix: of the names of the entries to look at, such as ``state_dict.``.
+        process: which share of it to look at, as of ``checksums.require_intact_file``.
+        processes: how many they are.
+
+    Raises:
+        UserError: it is damaged; where, and what to do.
+        OSError: it cannot be read.
+    """
+    require_intact_archives(path, _archives(Path(path), prefix), process, processes)
+
+
+def _archives(path: Path, prefix: str) -> Iterator[Archive]:
+    """As they lie on the disk; files in the order of the processes that have written them."""
+    places = [(entry, index.fqn) for index, entry in read_layout(path).storage_data.items()]
+    places.sort(key=lambda place: (len(place[0].relative_path), place[0].relative_path, place[0].offset))
+    for entry, name in places:
+        if name.startswith(prefix):
+            what = f"'{name}' in {entry.relative_path} from byte {entry.offset} on"
+            yield Archive(what, path / entry.relative_path, entry.offset, entry.length)
+    yield Archive(RUN_FILE, path / RUN_FILE, 0, (path / RUN_FILE).stat().st_size)
+
+
+def write_sums(path: str | Path) -> None:
+    """Write ``SHA256SUMS`` of the table of contents; by one process, when all have saved.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    for written in (write_sum(path / LAYOUT_FILE), path / RUN_FILE):  # which nobody has brought to the disk yet
+        with written.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_layout(path: str | Path) -> Any:

@@ -1,15 +1,21 @@
-"""What keeps a planned `fit` from running: all that `fit` would refuse at its start, and a device that is too small."""
+"""What keeps a planned `fit` from running: what it would refuse by its config, text and checkpoint, and a small device.
 
+Left to `fit`: what only its devices, its optimizer or the whole content of its files show.
+"""
+
+import copy
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tst_lightning.errors import UserError
 from tst_lightning.module import CausalLMModule
 from tst_lightning.plan.prepared import Prepared
-from tst_lightning.plan.run import FitPlan
+from tst_lightning.plan.run import FSDP2, FitPlan
+from tst_lightning.resumable import require_own_folder, require_resumable
 from tst_lightning.run_options import require_model_sizes, require_optimizer
 
 
@@ -29,7 +35,7 @@ class Check:
 def check(
     plan: FitPlan, corpus: Prepared, module: CausalLMModule, memory_bytes: int | None, device_bytes: float
 ) -> Check:
-    """Look for everything that can be known without devices.
+    """Look for what would keep a run from its first step; nothing is built, and nothing on the disk changes.
 
     Args:
         plan: of the run.
@@ -38,7 +44,8 @@ def check(
         memory_bytes: that the run takes of a device; None if a step cannot be rehearsed.
         device_bytes: that a device has.
     """
-    problems, unchecked = [*_refusals(plan, corpus, module)], []
+    problems = list(dict.fromkeys(_refusals(plan, corpus, module)))
+    unchecked = [*_unchecked_of_checkpoint(plan, corpus)]
     if corpus.is_remote:
         unchecked.append(f"the text: {corpus.missing}")
     elif corpus.missing:
@@ -60,9 +67,11 @@ def _refusals(plan: FitPlan, corpus: Prepared, module: CausalLMModule) -> Iterat
     steps: list[Callable[[], Any]] = [
         lambda: require_model_sizes(module.config),
         lambda: require_optimizer(module.optimizer_factory),
+        lambda: _require_options(plan, module),
         lambda: _require_readable(plan, corpus, module),
         lambda: _require_shards(corpus),
-        lambda: _require_no_other_run(plan),
+        lambda: require_own_folder(plan.config["trainer"].get("default_root_dir") or ".", plan.config.get("ckpt_path")),
+        lambda: _require_resumable(plan, corpus, module),
         *(lambda entry=entry: _built(entry) for entry in (callbacks if isinstance(callbacks, list) else [callbacks])),
     ]
     for step in steps:
@@ -92,10 +101,45 @@ def _require_shards(corpus: Prepared) -> None:
         each.require_shards("validation", "train")
 
 
-def _require_no_other_run(plan: FitPlan) -> None:
-    folder = Path(plan.config["trainer"].get("default_root_dir") or ".")
-    if not plan.config.get("ckpt_path") and (folder / "checkpoints" / "last.ckpt").exists():
-        raise UserError(
-            f"trainer.default_root_dir '{folder}' holds the checkpoints of another run, which this one would "
-            "overwrite: resume it with --ckpt_path last, or choose another folder"
+def _require_options(plan: FitPlan, module: CausalLMModule) -> None:
+    from tst_lightning.modeling.refusals import require_options
+    from tst_lightning.modeling.tensor_parallel import require_splittable
+
+    if plan.devices.tensor_parallel > 1:
+        require_splittable(module.config, plan.devices.tensor_parallel)
+    require_options(module, "ModelParallelStrategy" if plan.devices.strategy == FSDP2 else "")
+
+
+def _checkpoint(plan: FitPlan) -> str | None:
+    """The file or folder that the run goes on from."""
+    path = plan.config.get("ckpt_path")
+    return path if path and Path(path).exists() else None
+
+
+def _require_resumable(plan: FitPlan, corpus: Prepared, module: CausalLMModule) -> None:
+    """The checkpoint against model, length, and order of the text."""
+    if (path := _checkpoint(plan)) is None:
+        return
+    require_resumable(path, module.config, plan.max_steps)
+    if corpus.data is None:
+        return
+    from tst_lightning.modeling.checkpoint import read_checkpoint
+
+    data = copy.copy(corpus.data)
+    state = read_checkpoint(path).get(type(data).__name__)  # where Lightning puts it
+    if state:
+        data.trainer = SimpleNamespace(
+            **vars(data.trainer), global_step=state.get("step", 0), max_steps=plan.max_steps, lightning_module=module
         )
+        data.load_state_dict(state)
+        data._check_fit()
+
+
+def _unchecked_of_checkpoint(plan: FitPlan, corpus: Prepared) -> Iterator[str]:
+    if not plan.config.get("ckpt_path"):
+        return
+    if _checkpoint(plan) is None:
+        yield f"the checkpoint: '{plan.config['ckpt_path']}' is a name that fit looks up"
+        return
+    order = "the order of its text, " if corpus.data is None else ""
+    yield f"the checkpoint: fit compares {order}its checksums and its optimizer"

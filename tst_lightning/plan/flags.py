@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tst_lightning.comparison.design.configured import SUPERPOSITION, callback_options
+from tst_lightning.comparison.design.configured import CURRICULUM, NGRAM_TARGETS, SUPERPOSITION, callback_options
 
 CLASS_PATH = f"callbacks.{SUPERPOSITION}"
 _CHOSEN = ("bag_size", "step_ratio")
@@ -24,7 +24,7 @@ _KEPT = {
 
 
 def batch_flags(config: Mapping[str, Any], batch_size: int, accumulate: int) -> tuple[str, ...]:
-    """Options of a run with other micro-batches, which validates at the same steps.
+    """Options of a run with other micro-batches, which validates at the same steps and on the same windows.
 
     Args:
         config: resolved, of the `fit`.
@@ -37,7 +37,19 @@ def batch_flags(config: Mapping[str, Any], batch_size: int, accumulate: int) -> 
     interval = trainer.get("val_check_interval")
     if isinstance(interval, int) and not isinstance(interval, bool):  # of micro-batches; a float is a share of the run
         flags.append(f"--trainer.val_check_interval {max(1, interval // before) * accumulate}")
+    if _limits_windows(trainer.get("limit_val_batches")) and config["data"].get("validation_batch_size") is None:
+        flags.append(f"--data.validation_batch_size {config['data']['batch_size']}")  # its default
     return tuple(flags)
+
+
+def _limits_windows(batches: int | float | None) -> bool:
+    """Whether a ``limit_val_batches`` leaves windows out: a number of batches, or a share of them, rounded down."""
+    return bool(batches) and not (isinstance(batches, float) and batches == 1.0)
+
+
+def excluding(config: Mapping[str, Any]) -> list[str]:
+    """Names of a config's callbacks with which `fit` refuses superposition."""
+    return [name for name in (CURRICULUM, NGRAM_TARGETS) if callback_options(config, name) is not None]
 
 
 def superposition_flags(config: Mapping[str, Any], bag_size: int, step_ratio: float) -> tuple[str, ...] | None:
@@ -48,6 +60,8 @@ def superposition_flags(config: Mapping[str, Any], bag_size: int, step_ratio: fl
         bag_size: ``s``.
         step_ratio: ``r``.
     """
+    if excluding(config):
+        return None
     values = {"bag_size": bag_size, "step_ratio": f"{step_ratio:g}"}
     chosen = [f"--trainer.callbacks.{name}={value}" for name, value in values.items()]
     options = callback_options(config, SUPERPOSITION)

@@ -38,8 +38,15 @@ def batch_lines(plan: Mapping[str, Any]) -> list[str]:
 def _without_batch(plan: Mapping[str, Any], takes: str) -> list[str]:
     memory, devices = plan["memory"], plan["devices"]
     size, state = memory["largest_batch"]["batch_size"], sum(memory["state_bytes"].values())
-    lines = [
-        f"  Micro-batches of {size}, the smallest with as many rows a step, do not fit either ({takes}).",
+    may_fit = memory["largest_batch"]["total_bytes"] <= plan["machine"]["memory_gb"] * 1e9
+    smallest = f"  Micro-batches of {size}, the smallest with as many rows a step,"
+    if not may_fit:
+        lines = [f"{smallest} do not fit either ({takes})."]
+    elif size < memory["configured"]["batch_size"]:
+        lines = [f"{smallest} may fit ({takes}):", *pasted(memory["largest_batch"]["flags"], "    ")]
+    else:
+        lines = []
+    lines += [
         f"  Weights, gradients and optimizer state alone are {byte_count(state)}. What else takes less of a device:",
     ]
     if memory["configured"]["activation_checkpointing"] is False and fits_safely(state, plan["machine"]):

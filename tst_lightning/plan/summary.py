@@ -162,10 +162,10 @@ def _advised_flags(one: Mapping[str, Any]) -> list[str]:
     indent = " " * INDENT
     if one["flags"] is None:
         values = f"bag_size: {one['bag_size']}, step_ratio: {one['step_ratio']:g}"
-        return [
-            f"{indent}To train so, give the SuperpositionCallback of your files no options but these:",
-            f"{indent}init_args: {{{values}}}",
-        ]
+        first = "give the SuperpositionCallback of your files no options but these"
+        if one["excluding"]:
+            first = f"leave {' and '.join(one['excluding'])} out, and give a SuperpositionCallback these options"
+        return [f"{indent}To train so, {first}:", f"{indent}init_args: {{{values}}}"]
     if not one["flags"]:
         return [f"{indent}The config has these values."]
     return [f"{indent}To train so, put at the end of the command of fit:", *pasted(one["flags"], indent)]

@@ -1,5 +1,6 @@
 """Everything that a plan says, as values that are printed or written as JSON."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from tst_lightning.module import CausalLMModule
 from tst_lightning.plan.batch_size import SAFE_SHARE, largest_batch
 from tst_lightning.plan.checking import check
 from tst_lightning.plan.checkpoints import checkpoints
-from tst_lightning.plan.flags import batch_flags, superposition_flags
+from tst_lightning.plan.flags import batch_flags, excluding, superposition_flags
 from tst_lightning.plan.machine import DEFAULT_MFU, Machine
 from tst_lightning.plan.memory import Memory, RehearsalError, memory
 from tst_lightning.plan.model_size import ModelSize, OutlinedModel, module_of
@@ -95,11 +96,12 @@ def _memory(plan: FitPlan, schedule: Schedule, machine: Machine) -> tuple[Memory
 
     try:
         needed = rehearsed(plan)
-        batch = None
-        if machine.memory_gb is not None:
-            batch = largest_batch(plan, schedule, needed, SAFE_SHARE * machine.memory_gb * 1e9, rehearsed)
     except RehearsalError as error:
         return None, {"unknown": str(error)}
+    batch = None
+    if machine.memory_gb is not None:
+        with suppress(RehearsalError):  # of another batch size
+            batch = largest_batch(plan, schedule, needed, SAFE_SHARE * machine.memory_gb * 1e9, rehearsed)
     return needed, {
         "state_bytes": needed.state_bytes,
         "by_kind": needed.peak.by_kind,
@@ -134,7 +136,7 @@ def _advice(
     return (
         {"flops": flops, "positions": positions, "available_tokens": tokens}
         | asdict(advised)
-        | {"flags": flags, "superposed_now": plan.superposition is not None}
+        | {"flags": flags, "excluding": excluding(plan.config), "superposed_now": plan.superposition is not None}
     )
 
 

@@ -179,12 +179,12 @@ def test_a_part_begins_where_the_rows_of_a_micro_batch_change(history, step: int
         (
             {},
             {"schedule": Schedule.superposition(4, 7)},
-            "was at step 5 of 12 .* at step 7 of 12: set recovery_step: 5 ",
+            "was at step 5 of 12 .* at step 7 of 12: give .*recovery_step=5 ",
         ),
         (
             {},
             {"schedule": None},
-            "bags of 4 tokens from step 0, single tokens from step 5 of 12, .* set bag_size: 4",
+            "bags of 4 tokens from step 0, single tokens from step 5 of 12, .* give .*bag_size=4",
         ),
     ],
 )
