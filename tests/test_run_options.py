@@ -7,7 +7,6 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 
 from tst_lightning import run_options
 from tst_lightning.errors import UserError
-from tst_lightning.parsing import in_one_line
 from tst_lightning.run_options import require_devices, require_optimizer
 
 
@@ -42,6 +41,8 @@ def two_gpus(monkeypatch) -> None:
 def no_gpu(monkeypatch) -> None:
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: False))
     monkeypatch.setattr(run_options, "available_cores", lambda: 2)
+    for name in ("LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "tpu"])
@@ -71,6 +72,15 @@ def test_processes_on_a_cpu(no_gpu, devices: object, message: str) -> None:
         require_devices(given("auto", devices))
 
 
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"])
+def test_processes_that_are_there_already(no_gpu, monkeypatch, name: str) -> None:
+    """srun and torchrun may give each one a core of its own, which is all that it sees of the machine."""
+    monkeypatch.setenv(name, "0")
+    require_devices(given("cpu", 9))
+    with pytest.raises(UserError, match="number of processes"):
+        require_devices(given("cpu", "0,1"))
+
+
 @pytest.mark.parametrize("devices", [1, 8, "auto", "2"])
 def test_processes_that_it_takes(no_gpu, devices: object) -> None:
     require_devices(given("cpu", devices))
@@ -98,12 +108,3 @@ def test_gpus_that_are(two_gpus, accelerator: str, devices: object) -> None:
 
 def test_an_accelerator_that_is_an_object_knows_itself() -> None:
     require_devices(given(CPUAccelerator(), "anything"))
-
-
-def test_the_values_of_a_union_are_one_list() -> None:
-    text = (
-        'Parser key "trainer.precision":\n  Does not validate against any of the Union subtypes\n  Subtypes: [a, b]\n'
-        "  Errors:\n    - Expected a typing.Literal[64, 16]\n    - Expected a typing.Literal['16-true', '16']\n"
-        "    - Expected a <class 'NoneType'>\n  Given value type: <class 'int'>\n  Given value: 8"
-    )
-    assert in_one_line(text) == 'Parser key "trainer.precision": Expected one of 64, 16, 16-true, got 8'

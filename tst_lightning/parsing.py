@@ -1,6 +1,5 @@
 """Turns what the argument parser complains about into the project's own one-line errors."""
 
-import ast
 import contextlib
 import dataclasses
 import inspect
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
+from tst_lightning.parser_messages import in_one_line
 
-_CHOICES = r" - Expected one of (\[[^\]]*\])"
-"""How the parser names the values of a ``Literal``."""
+__all__ = ["as_user_error", "in_one_line"]
 
 
 @contextlib.contextmanager
@@ -145,36 +144,6 @@ def with_suggestion(text: str, names: Sequence[str]) -> str:
         return text
     similar = difflib.get_close_matches((unknown[1] or unknown[2]).replace("-", "_"), names, 1, 0.75)
     return f"{text}: {f'did you mean --{similar[0]}? ' if similar else ''}--help lists the options"
-
-
-def in_one_line(text: str) -> str:
-    """The parser's message without its line breaks, its account of Python types and what else it has tried."""
-    # A plain value, as the user typed it; of lists and mappings the parser repeats all.
-    text = re.sub(r"\s*Given value type: .*\n\s*Given value: ([^\n{\[(]{1,40})(?=\n|$)", r", got \1", text)
-    text = re.sub(
-        r"\s*- Problem with given class_path 'lightning.Callback':\n?\s*Option '\w+' is not accepted", "", text
-    )
-    text = re.sub(r"\s*\n\s*", " ", text)
-    text = re.sub(r" - Expected a <class 'NoneType'>| Given value type: .*$| Subtypes: \[.*?\](?= Errors:)", "", text)
-    # What a class path may be, where one was given.
-    text = re.sub(r"(?<=[^ ]) - Not a valid subclass of .*$", "", text)
-    text = re.sub(
-        r"- Expected a path but (\S+) either not accessible or invalid - Expected a dot import path string: \1",
-        r"'\1' is no class that is known here: give one of those that --help names, or a whole import path",
-        text,
-    )
-    for kind, words in (("int", "an integer"), ("float", "a number"), ("str", "a text"), ("bool", "true or false")):
-        text = text.replace(f"Expected a <class '{kind}'>", f"Expected {words}")
-    text = text.replace("Expected a typing.Literal", "Expected one of ")
-    return re.sub(
-        rf"Does not validate against any of the Union subtypes Errors:((?:{_CHOICES})+)", _joined, text
-    ).strip()
-
-
-def _joined(alternatives: re.Match[str]) -> str:
-    """Several lists of values as one: how the types are written is nothing to the user."""
-    values = [value for choices in re.findall(_CHOICES, alternatives[1]) for value in ast.literal_eval(choices)]
-    return f"Expected one of {', '.join(dict.fromkeys(str(value) for value in values))}"
 
 
 def raised_before(error: BaseException) -> UserError | None:

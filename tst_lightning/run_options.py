@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ MAX_SEED = 2**32 - 1
 """numpy's, which ``seed_everything`` sets too."""
 _STARTED = ("LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID")
 """In the environment of a process that Lightning, srun or torchrun has started, each beside the others."""
-_LEAST_ONE = ("accumulate_grad_batches", "log_every_n_steps")
+_LEAST_ONE = ("accumulate_grad_batches", "log_every_n_steps", "num_nodes")
+_LIMITS = tuple(f"limit_{kind}_batches" for kind in ("train", "val", "test", "predict"))
 _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "max_position_embeddings",
@@ -101,8 +103,25 @@ def _trainer_problems(trainer: Any) -> Iterator[str]:
     clip = trainer.gradient_clip_val
     if clip is not None and not clip >= 0:
         yield f"trainer.gradient_clip_val={clip}: give a number of at least 0"
+    for name in _LIMITS:
+        limit = trainer[name]
+        if limit is not None and not (limit >= 0 and (isinstance(limit, int) or limit <= 1)):
+            yield f"trainer.{name}={limit}: give a number of batches, or a share of them from 0.0 to 1.0"
+    time = trainer.max_time
+    if isinstance(time, str) and not re.fullmatch(r"\d+(:\d\d){3}", time.strip()):
+        yield f"trainer.max_time={time}: give days, hours, minutes and seconds as DD:HH:MM:SS, such as 00:05:00:00"
     if not _names_devices(trainer.devices):
         yield f"trainer.devices={trainer.devices!r}: give auto, a number of at least 1, -1 for all devices, or a list"
+    yield from _strategy_problems(trainer.strategy)
+
+
+def _strategy_problems(strategy: Any) -> Iterator[str]:
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    from tst_lightning.modeling.strategies import REMEDY
+
+    if isinstance(strategy, str) and strategy not in ("auto", *StrategyRegistry.available_strategies()):
+        yield f"trainer.strategy={strategy}: there is no such strategy; leave it auto for one device, or {REMEDY}"
 
 
 def require_devices(trainer: Any) -> None:

@@ -26,7 +26,8 @@ CONFIG_FILES = {
     "a function for a class": fit("os.system", config={"model": {"config": {"class_path": "os.system"}}}),
     "unknown argument of a class": fit("hiden_size", config={"model": {"config": {"init_args": {"hiden_size": 3}}}}),
     "no class": fit("class_path|callbacks", config={"trainer": {"callbacks": [{"init_args": {"bag_size": 4}}]}}),
-    "unknown callback": fit("callbacks.Nothing", config=callback("callbacks.Nothing")),
+    "unknown callback": fit("there is no 'Nothing' in callbacks", "LossGuard", config=callback("callbacks.Nothing")),
+    "a folder of configs": fit("is a folder", "fit.yaml", more=("--config", "{world}")),
 }
 
 MODEL_AND_DATA = {
@@ -36,6 +37,14 @@ MODEL_AND_DATA = {
     "hidden size 0": fit("hidden_size", more=("--model.config.init_args.hidden_size=0",)),
     "hidden size -16": fit("hidden_size", more=("--model.config.init_args.hidden_size=-16",)),
     "layers -1": fit("num_hidden_layers", more=("--model.config.init_args.num_hidden_layers=-1",)),
+    "misspelt option of the model": fit("hidden_size", more=("--model.config.hiden_size=3",)),
+    "option of the optimizer": fit(
+        "^error: model.optimizer, torch.optim.AdamW: lr=fast: give a number",
+        config={"model": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": "fast"}}}},
+    ),
+    "neither true nor false": fit(
+        "activation_checkpointing=maybe: give true or false", more=("--model.activation_checkpointing=maybe",)
+    ),
     "activation": fit("no_such_act", more=("--model.config.init_args.hidden_act=no_such_act",)),
     "config and pretrained": fit("exactly one", more=("--model.pretrained=gpt2",)),
     "pretrained missing": fit("nowhere", more=("--model.config=null", "--model.pretrained=nowhere")),
@@ -68,10 +77,15 @@ MODEL_AND_DATA = {
 }
 
 TRAINER = {
+    "0 nodes": fit("trainer.num_nodes=0: give an integer of at least 1", more=("--trainer.num_nodes=0",)),
+    "validation batches -1": fit("limit_val_batches=-1: give a number", more=("--trainer.limit_val_batches=-1",)),
+    "5 of max_time": fit("max_time=5: give days", "DD:HH:MM:SS", more=("--trainer.max_time=5",)),
+    "strategy fsdp3": fit("strategy=fsdp3", "use ddp", more=("--trainer.strategy=fsdp3",)),
     "no steps": fit("max_steps", "set trainer.max_steps", more=("--trainer.max_steps=-1",)),
     "0 steps": fit("max_steps=0", "set trainer.max_steps", more=("--trainer.max_steps=0",)),
     "-7 steps": fit("max_steps", "-7", more=("--trainer.max_steps=-7",)),
     "nan steps": fit("max_steps", "nan", more=("--trainer.max_steps=nan",)),
+    "1e6 steps": fit("max_steps=1000000.0: give an integer, written 1000000$", more=("--trainer.max_steps=1e6",)),
     "1.5 steps": fit("max_steps", "1.5", more=("--trainer.max_steps=1.5",)),
     "steps as text": fit("max_steps", "many", more=("--trainer.max_steps=many",)),
     "steps beyond the data": fit("100,000 steps", "epochs", more=("--trainer.max_steps=100000",)),
@@ -82,6 +96,14 @@ TRAINER = {
     "no GPU": fit("cuda|gpu|CUDA|GPU", more=("--trainer.accelerator=cuda",)),
     "strategy": fit("nope", more=("--trainer.strategy=nope",)),
     "precision": fit("precision", "12", "one of 64, 32, 16, ", "bf16-mixed", more=("--trainer.precision=12",)),
+    "misspelt precision": fit(
+        "^error: trainer.precision=bf17: choose one of 64, (?!.*(integer|transformer-engine)).*bf16-mixed",
+        more=("--trainer.precision=bf17",),
+    ),
+    "plugin": fit(
+        "^error: trainer.plugins, lightning.pytorch.plugins.io.Nope: there is no 'Nope' in [^:]*AsyncCheckp[^:]*$",
+        more=("--trainer.plugins=lightning.pytorch.plugins.io.Nope",),
+    ),
     "accumulate 0": fit("accumulate_grad_batches", more=("--trainer.accumulate_grad_batches=0",)),
     "validation interval 0": fit("val_check_interval", more=("--trainer.val_check_interval=0",)),
     "validation interval nan": fit("val_check_interval", more=("--trainer.val_check_interval=.nan",)),
@@ -124,6 +146,30 @@ CALLBACKS = {
     "ratio 2": fit("step_ratio=2", "below 1", config=superposition(bag_size=4, step_ratio=2.0)),
     "ratio nan": fit("step_ratio=nan", "below 1", config=superposition(bag_size=4, step_ratio=float("nan"))),
     "ratio text": fit("step_ratio", "x", config=superposition(bag_size=4, step_ratio="x")),
+    "ratio in percent": fit(
+        "^error: trainer.callbacks, callbacks.SuperpositionCallback: step_ratio=30%: give a number$",
+        config=superposition(bag_size=4),
+        more=("--trainer.callbacks.step_ratio=30%",),
+    ),
+    "ratio of a numbered callback": fit(
+        "no option '0.init_args.step_ratio'",
+        "the last in the list",
+        "config file",
+        config=superposition(bag_size=4),
+        more=("--trainer.callbacks.0.init_args.step_ratio=0.3",),
+    ),
+    "option of another callback": fit(
+        "no option 'every_n_steps'",
+        "the last in the list",
+        "config file",
+        config=superposition(bag_size=4, step_ratio=0.5),
+        more=("--trainer.callbacks.every_n_steps=2",),
+    ),
+    "bag 1e1": fit(
+        "bag_size=10.0: give an integer, written 10$",
+        config=superposition(step_ratio=0.5),
+        more=("--trainer.callbacks.bag_size=1e1",),
+    ),
     "ratio of no step": fit("max_steps=2", "train longer", config=superposition(bag_size=4, step_ratio=0.01)),
     "weights negative": fit("weight", "-1", config=superposition(bag_size=2, step_ratio=0.5, weights=[-1.0, 2.0])),
     "weights too many": fit("weight", "2", config=superposition(bag_size=2, step_ratio=0.5, weights=[1.0, 1.0, 1.0])),
@@ -135,8 +181,12 @@ CALLBACKS = {
     ),
     "interpolate 2": fit("interpolate", "2", config=superposition(bag_size=2, step_ratio=0.5, interpolate=2.0)),
     "recovery at the end": fit("until step 2", "no recovery", config=superposition(bag_size=2, recovery_step=2)),
-    "checkpoints every -1": fit("every_n", config=callback("callbacks.StepCheckpoint", every_n_steps=-1)),
+    "checkpoints every -1": fit("every_n_steps", "-1", more=("--trainer.callbacks.every_n_steps=-1",)),
     "throughput nan": fit("every_n_seconds", config=callback("callbacks.Throughput", every_n_seconds=float("nan"))),
+    "no branch points": fit(
+        "callbacks.BranchPoints: steps has no default: give it, under init_args",
+        config=callback("callbacks.BranchPoints"),
+    ),
     "branch points": fit("steps", "at least 1", config=callback("callbacks.BranchPoints", steps=[0])),
     "curriculum": fit("min_length=3", "powers of two", config=callback("callbacks.LengthCurriculum", min_length=3)),
     "n-gram table": fit("nowhere", "tst-lightning ngram", config=callback("callbacks.NgramTargets", table="nowhere")),
@@ -149,7 +199,7 @@ CALLBACKS = {
 
 ARGUMENTS = {
     "unknown option": fit("max_step", more=("--trainer.max_step=3",)),
-    "missing value": fit("max_steps", more=("--trainer.max_steps",)),
+    "missing value": fit("max_steps: give a value", more=("--trainer.max_steps",)),
     "config without a file": fit("config", more=("--config",)),
     "a bare word": fit("baseline", more=("baseline",)),
     "no config": Case(("fit",), ("data",)),
