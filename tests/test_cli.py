@@ -11,7 +11,7 @@ import yaml
 
 from tst_lightning import cli
 from tst_lightning.errors import UserError
-from tst_lightning.lightning_cli import parse_fit
+from tst_lightning.run.lightning_cli import parse_fit
 
 TINY_MODEL = {
     "vocab_size": 257, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,

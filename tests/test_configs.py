@@ -11,7 +11,7 @@ from tst_lightning.comparison.command import compare, plannable_arguments, speci
 from tst_lightning.comparison.design.comparability import require_comparable
 from tst_lightning.comparison.design.planned import planned_run, require_final_validation
 from tst_lightning.comparison.design.specification import Specification
-from tst_lightning.lightning_cli import parse_fit
+from tst_lightning.run.lightning_cli import parse_fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

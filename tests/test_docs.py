@@ -169,7 +169,7 @@ def test_files_of_the_repository_that_pages_name_exist():
 
 
 def test_arms_that_pages_show_parse():
-    from tst_lightning.lightning_cli import parse_fit
+    from tst_lightning.run.lightning_cli import parse_fit
 
     blocks = [
         yaml.safe_load(block) for text in PAGES.values() for block in re.findall(r"```yaml\n(.*?)```", text, re.S)

@@ -10,7 +10,7 @@ import yaml
 from callbacks import SuperpositionCallback
 from tst_lightning.comparison.design.configured import SUPERPOSITION, callback_options
 from tst_lightning.learning_rate import Restart, WarmupStableDecay
-from tst_lightning.lightning_cli import parse_fit
+from tst_lightning.run.lightning_cli import parse_fit
 from tst_lightning.schedule import Schedule
 from tst_lightning.schedule_change import ScheduleChange, in_words
 from tst_lightning.stages import SuperpositionStages

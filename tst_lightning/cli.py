@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tst_lightning.errors import UserError
-from tst_lightning.parsing import as_user_error, require_config_files, require_values
+from tst_lightning.parsing.errors import as_user_error, require_config_files, require_values
 from tst_lightning.said_once import rank_and_processes, say_once
 
 LIGHTNING_COMMANDS = {
@@ -101,7 +101,7 @@ def _is_of_another_process(error: RuntimeError) -> bool:
         return True
     if rank_and_processes()[1] == 1:
         return False
-    from tst_lightning.lost_processes import is_broken_connection
+    from tst_lightning.run.lost_processes import is_broken_connection
 
     if is_broken_connection(error):
         say_once("another process of this run has ended: its message says why")
@@ -122,7 +122,7 @@ def help_text() -> str:
 
 def _dispatch(command: str, arguments: list[str]) -> int:
     if command in LIGHTNING_COMMANDS:
-        from tst_lightning.lightning_cli import run
+        from tst_lightning.run.lightning_cli import run
 
         run([command, *arguments])
         return 0

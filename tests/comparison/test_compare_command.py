@@ -10,7 +10,6 @@ import pytest
 from jsonargparse import auto_cli
 from plain_arms import plain_arms
 
-from tst_lightning import lightning_cli
 from tst_lightning.cli import main
 from tst_lightning.comparison import command
 from tst_lightning.comparison.command import compare, run_experiment
@@ -19,6 +18,7 @@ from tst_lightning.comparison.design.experiment import Experiment
 from tst_lightning.comparison.running.folder import check_identity, claim_ahead, is_finished, take_over
 from tst_lightning.comparison.running.lock import exclusive
 from tst_lightning.errors import UserError
+from tst_lightning.run import lightning_cli
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_program.py")))
 

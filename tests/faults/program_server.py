@@ -20,7 +20,7 @@ import torch
 import callbacks  # noqa: F401 - this and the next are imported once for all
 import tst_lightning.evaluation.run
 import tst_lightning.evaluation.task_loading
-import tst_lightning.lightning_cli  # noqa: F401
+import tst_lightning.run.lightning_cli  # noqa: F401
 from tst_lightning import cli
 
 SLEEP_SECONDS = 300.0

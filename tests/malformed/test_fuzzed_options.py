@@ -23,7 +23,7 @@ from tst_lightning.data.ngram.options import NgramOptions
 from tst_lightning.data.tokenizer import TrainedBPE
 from tst_lightning.errors import UserError
 from tst_lightning.learning_rate import WarmupStableDecay
-from tst_lightning.parsing import as_user_error
+from tst_lightning.parsing.errors import as_user_error
 
 NUMBERS = st.one_of(
     st.sampled_from([-1, 0, 1, 2, 3, 4, 8, 2**31, 2**63, 10**30, -(10**30), 0.0, 0.3, 1.0, 1.5, -0.0, 5e-324, 1e308]),

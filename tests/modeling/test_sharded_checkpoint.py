@@ -12,7 +12,6 @@ from torch.distributed import checkpoint
 from transformers import AutoModelForCausalLM
 
 from tst_lightning.errors import UserError
-from tst_lightning.lightning_cli import RunCLI, parse_fit, require_checkpoint
 from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
 from tst_lightning.modeling.export import export
 from tst_lightning.modeling.sharded_checkpoint import (
@@ -23,7 +22,8 @@ from tst_lightning.modeling.sharded_checkpoint import (
     require_whole,
 )
 from tst_lightning.modeling.sharded_reading import ShardedReading, let_read
-from tst_lightning.resumable import require_resumable
+from tst_lightning.run.lightning_cli import RunCLI, parse_fit, require_checkpoint
+from tst_lightning.run.resumable import require_resumable
 
 IDS = torch.arange(12)[None]
 

@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tst_lightning import lightning_cli
+from tst_lightning.run import lightning_cli
 
 
 def free_port():

@@ -23,11 +23,11 @@ from parallel_runs import STEPS, SWITCH, Fit, fit_all, fit_config, fsdp2, run_co
 from torch.utils._pytree import tree_flatten_with_path
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
-from tst_lightning.lightning_cli import require_checkpoint
 from tst_lightning.modeling.building import new_model
 from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
 from tst_lightning.modeling.export import export
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, read_layout
+from tst_lightning.run.lightning_cli import require_checkpoint
 
 MODEL = {"multi_token": {"heads": 1}}
 ANEW = tst(on_switch="restart", reinitialize="embedding_and_head")

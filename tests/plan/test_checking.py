@@ -13,7 +13,7 @@ from tst_lightning.plan.checking import check
 from tst_lightning.plan.model_size import module_of
 from tst_lightning.plan.prepared import Prepared, prepared
 from tst_lightning.plan.run import fit_plan
-from tst_lightning.resumable import require_own_folder
+from tst_lightning.run.resumable import require_own_folder
 
 
 def checked(data_dir, memory_bytes=10, callbacks=(), model=None, trainer=None, module=None, ckpt_path=None, **data):

@@ -8,9 +8,9 @@ from runs import tiny_llama
 
 from tst_lightning import cli
 from tst_lightning.comparison.design.configured import SUPERPOSITION, callback_options
-from tst_lightning.lightning_cli import parse_fit
 from tst_lightning.plan.flags import batch_flags, excluding, superposition_flags
 from tst_lightning.plan.formats import WIDTH, pasted
+from tst_lightning.run.lightning_cli import parse_fit
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASE = ["model/llama_250k", "data/demo", "trainer/cpu"]

@@ -7,8 +7,8 @@ import torch
 from runs import tiny_data, tiny_module, tiny_trainer
 
 from tst_lightning.errors import UserError
-from tst_lightning.lightning_cli import RunCLI
 from tst_lightning.modeling.checkpoint import load_model, read_checkpoint
+from tst_lightning.run.lightning_cli import RunCLI
 
 
 class RunsCode:

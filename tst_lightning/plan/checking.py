@@ -15,8 +15,8 @@ from tst_lightning.errors import UserError
 from tst_lightning.module import CausalLMModule
 from tst_lightning.plan.prepared import Prepared
 from tst_lightning.plan.run import FSDP2, FitPlan
-from tst_lightning.resumable import require_own_folder, require_resumable
-from tst_lightning.run_options import require_model_sizes, require_optimizer
+from tst_lightning.run.options import require_model_sizes, require_optimizer
+from tst_lightning.run.resumable import require_own_folder, require_resumable
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,11 @@ def plan(
     )
     if json is not None:
         _require_place(Path(json))
-    from tst_lightning.lightning_cli import parse_fit
     from tst_lightning.plan.machine import machine_of
     from tst_lightning.plan.run import fit_plan
     from tst_lightning.plan.summary import text
     from tst_lightning.plan.values import Budgets, values
+    from tst_lightning.run.lightning_cli import parse_fit
 
     planned = fit_plan(parse_fit(config))
     device = machine_of(machine, planned.precision, *device_options)

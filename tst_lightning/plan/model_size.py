@@ -10,7 +10,7 @@ from tst_lightning.accounting import matrix_parameters
 from tst_lightning.errors import UserError
 from tst_lightning.modeling.outlined import Outlined
 from tst_lightning.module import CausalLMModule
-from tst_lightning.parsing import as_user_error
+from tst_lightning.parsing.errors import as_user_error
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def planned_run(arguments: Sequence[str]) -> PlannedRun:
     Raises:
         UserError: it does not parse, or has no length in steps.
     """
-    from tst_lightning.lightning_cli import parse_fit
+    from tst_lightning.run.lightning_cli import parse_fit
 
     return plan_of(parse_fit(arguments))
 

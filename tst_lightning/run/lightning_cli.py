@@ -15,15 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tst_lightning.data.datamodule import TokenDataModule
 from tst_lightning.errors import UserError
 from tst_lightning.files import require_writable
-from tst_lightning.lost_processes import LostProcesses
 from tst_lightning.modeling.checked_resuming import CheckedResuming
 from tst_lightning.modeling.publishing import recover
 from tst_lightning.modeling.sharded_checkpoint import is_sharded_checkpoint, require_whole
 from tst_lightning.modeling.sharded_reading import let_read
 from tst_lightning.modeling.strategies import require_launched, require_mesh
 from tst_lightning.module import CausalLMModule
-from tst_lightning.overlays import require_methods_kept
-from tst_lightning.parsing import (
+from tst_lightning.parsing.errors import (
     as_user_error,
     config_paths,
     in_one_line,
@@ -31,11 +29,13 @@ from tst_lightning.parsing import (
     require_config_files,
     with_suggestion,
 )
-from tst_lightning.progress_bar import count_steps
-from tst_lightning.resumable import require_own_folder, require_resumable
-from tst_lightning.run_length import done, warm_up_beyond_end
-from tst_lightning.run_logger import RunLogger
-from tst_lightning.run_options import require_devices, require_model_sizes, require_optimizer, require_run_options
+from tst_lightning.run.length import done, warm_up_beyond_end
+from tst_lightning.run.logger import RunLogger
+from tst_lightning.run.lost_processes import LostProcesses
+from tst_lightning.run.options import require_devices, require_model_sizes, require_optimizer, require_run_options
+from tst_lightning.run.overlays import require_methods_kept
+from tst_lightning.run.progress_bar import count_steps
+from tst_lightning.run.resumable import require_own_folder, require_resumable
 
 _STRICT = {"exit_on_error": False, "allow_abbrev": False}
 PARSER = _STRICT | dict.fromkeys(("fit", "validate", "test"), _STRICT)

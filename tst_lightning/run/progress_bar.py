@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from tst_lightning.own_lines import OwnLines
+from tst_lightning.run.own_lines import OwnLines
 from tst_lightning.schedule import Schedule
 
 

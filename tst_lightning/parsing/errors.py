@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
-from tst_lightning.parser_messages import in_one_line
+from tst_lightning.parsing.messages import in_one_line
 
 __all__ = ["as_user_error", "in_one_line"]
 

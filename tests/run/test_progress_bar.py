@@ -1,4 +1,4 @@
-"""tst_lightning.progress_bar: what the bar shows, fresh and resumed, under gradient accumulation."""
+"""tst_lightning.run.progress_bar: what the bar shows, fresh and resumed, under gradient accumulation."""
 
 import io
 import logging
@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from runs import tiny_data, tiny_module, tiny_trainer
 
 from callbacks import SuperpositionCallback
-from tst_lightning.own_lines import OwnLines
-from tst_lightning.progress_bar import StepProgressBar, count_steps
+from tst_lightning.run.own_lines import OwnLines
+from tst_lightning.run.progress_bar import StepProgressBar, count_steps
 
 STEPS, SWITCH = 6, 3
 

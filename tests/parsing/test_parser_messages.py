@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from jsonargparse import ArgumentParser
 
-from tst_lightning.parser_messages import in_one_line
+from tst_lightning.parsing.messages import in_one_line
 
 
 class Part:

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tst_lightning.parser_remedies import A_CLASS, refused_by_class, refused_otherwise, refused_value
+from tst_lightning.parsing.remedies import A_CLASS, refused_by_class, refused_otherwise, refused_value
 
 _KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:(.*)', re.DOTALL)
 _PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid\n- (.*)", re.DOTALL)

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from tst_lightning import cli, lost_processes
-from tst_lightning.lost_processes import LostProcesses
+from tst_lightning import cli
 from tst_lightning.modeling.checked_resuming import CheckedResuming
-from tst_lightning.progress_bar import count_steps
+from tst_lightning.run import lost_processes
+from tst_lightning.run.lost_processes import LostProcesses
+from tst_lightning.run.progress_bar import count_steps
 
 BROKEN = "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:30720"
 

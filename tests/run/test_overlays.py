@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tst_lightning.errors import UserError
-from tst_lightning.overlays import require_methods_kept
+from tst_lightning.run.overlays import require_methods_kept
 
 TST = {"trainer": {"callbacks+": [{"class_path": "callbacks.SuperpositionCallback", "init_args": {"bag_size": 4}}]}}
 CHECKPOINT = {"class_path": "callbacks.StepCheckpoint"}

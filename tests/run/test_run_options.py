@@ -5,9 +5,9 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 
-from tst_lightning import run_options
 from tst_lightning.errors import UserError
-from tst_lightning.run_options import require_devices, require_optimizer
+from tst_lightning.run import options as run_options
+from tst_lightning.run.options import require_devices, require_optimizer
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""tst_lightning.run_length: how to train on when a run is done, and a warm-up that outlasts the run."""
+"""tst_lightning.run.length: how to train on when a run is done, and a warm-up that outlasts the run."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import yaml
 
 from callbacks import LossGuard, SuperpositionCallback
 from tst_lightning.learning_rate import WarmupStableDecay
-from tst_lightning.run_length import done, warm_up_beyond_end
+from tst_lightning.run.length import done, warm_up_beyond_end
 
 
 def test_how_to_train_on_without_a_switch_that_moves() -> None:

@@ -1,0 +1,1 @@
+"""What `fit`, `validate` and `test` add to LightningCLI and its Trainer."""
