@@ -148,7 +148,10 @@ BAD_INPUTS = {
     "checkpoint": (["--ckpt_path", "{missing}"], "there is no checkpoint at"),
     "no last": (["--ckpt_path", "last"], "there is no checkpoint at .*run/checkpoints/last.ckpt"),
     "no checkpoint": (["--ckpt_path", "{file}"], "is not a whole checkpoint"),
-    "output": (["--trainer.default_root_dir", "{file}/run"], "trainer.default_root_dir .* cannot be written"),
+    "output": (
+        ["--trainer.default_root_dir", "{file}/run"],
+        "trainer.default_root_dir .* cannot be written .*is a file.*give a folder",
+    ),
     "accelerator": (["--trainer.accelerator=nope"], "trainer.accelerator='nope': choose auto, gpu, .*cpu"),
     "no task": ([EVALUATION, "--trainer.callbacks.tasks=[no_such_task]"], "no task is called 'no_such_task'"),
     "task data": ([EVALUATION, "--trainer.callbacks.tasks=[hellaswag]"], "data of task 'hellaswag' .* the hub is away"),

@@ -43,7 +43,10 @@ def require_writable(folder: str | Path, option: str) -> None:
     """
     probe = None
     try:
-        probe = _nearest_existing(Path(folder)) / f".writable.{os.getpid()}"
+        nearest = _nearest_existing(Path(folder))
+        if nearest.is_file():
+            raise UserError(f"{option} '{folder}' cannot be written ('{nearest}' is a file): give a folder")
+        probe = nearest / f".writable.{os.getpid()}"
         probe.write_bytes(bytes(_PROBE_BYTES))
         probe.unlink()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name

@@ -6,6 +6,7 @@ from runs import tiny_data, tiny_llama, tiny_module, tiny_trainer
 
 from callbacks import LengthCurriculum, SuperpositionCallback
 from tst_lightning.errors import UserError
+from tst_lightning.plan.checkpoints import checkpoints
 from tst_lightning.plan.model_size import OutlinedModel, module_of
 from tst_lightning.plan.phases import phases
 from tst_lightning.plan.prepared import prepared
@@ -114,3 +115,17 @@ def test_too_little_text_is_told_as_fit_would(prepared_dir):
     assert corpus.tokens > 90_000
     assert corpus.passes_needed > 60
     assert "prepare more text" in corpus.refused
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "every"),
+    [
+        ({"every_n_steps": 100}, 1, 100),
+        ({"every_n_steps": 100, "keep_all": True}, 4, 100),  # steps 100, 200 and 300, and the last
+        ({"every_n_steps": 300}, 1, None),
+        ({}, 1, None),  # 500
+    ],
+)
+def test_checkpoints_of_300_steps(options, count, every):
+    found = checkpoints(fit_plan(configured({"max_steps": 300}, [("StepCheckpoint", options)])), bytes_each=1000)
+    assert (found.count, found.every_n_steps, found.disk_bytes) == (count, every, 1000 * (count + 1))

@@ -134,7 +134,10 @@ def _disk(checkpoints: Mapping[str, Any]) -> str:
         return paragraph("Checkpoints", [f"{count:,} of unknown size"])
     each = byte_count(checkpoints["bytes_each"])
     disk = byte_count(checkpoints["disk_bytes"])
-    return paragraph("Checkpoints", [f"{count:,} of {each}; {disk} of disk, one that is being written included"])
+    every = checkpoints["every_n_steps"]
+    often = f"every {every:,} steps" if every else "at the end"
+    lines = [f"{count:,} of {each}, written {often}", f"{disk} of disk, one that is being written included"]
+    return paragraph("Checkpoints", lines)
 
 
 def _recommendation(plan: Mapping[str, Any]) -> str:
