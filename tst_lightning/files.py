@@ -60,11 +60,11 @@ def require_writable(folder: str | Path, option: str) -> None:
 
 
 def _nearest_existing(folder: Path) -> Path:
-    """``folder``, or the nearest folder above it that is there; raises ``OSError`` for a name that cannot be."""
+    """``folder``, or the nearest place above it that is there; raises ``OSError`` for a name that cannot be."""
     for place in (folder, *folder.parents):
         try:
             place.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         return place
     return folder
