@@ -1,6 +1,7 @@
 """Small files that readers may open at any moment: they appear whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -41,11 +42,12 @@ def require_writable(folder: str | Path, option: str) -> None:
     Raises:
         UserError: it cannot be made or written; ``option`` is how the user names it.
     """
-    probe = None
+    probe, remedy = None, "make room, make it writable, or choose another"
     try:
         nearest = _nearest_existing(Path(folder))
         if nearest.is_file():
-            raise UserError(f"{option} '{folder}' cannot be written ('{nearest}' is a file): give a folder")
+            remedy = f"give a folder, which '{nearest}' is not"
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         probe = nearest / f".writable.{os.getpid()}"
         probe.write_bytes(bytes(_PROBE_BYTES))
         probe.unlink()
@@ -54,8 +56,7 @@ def require_writable(folder: str | Path, option: str) -> None:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
         raise UserError(
-            f"{option} '{folder}' cannot be written ({getattr(error, 'strerror', None) or error}): "
-            "make room, make it writable, or choose another"
+            f"{option} '{folder}' cannot be written ({getattr(error, 'strerror', None) or error}): {remedy}"
         ) from error
 
 
