@@ -150,7 +150,8 @@ BAD_INPUTS = {
     "no checkpoint": (["--ckpt_path", "{file}"], "is not a whole checkpoint"),
     "output": (
         ["--trainer.default_root_dir", "{file}/run"],
-        r"trainer.default_root_dir '[^']*' cannot be written \(Not a directory\): give a folder, which '[^']*/file' is not$",
+        r"trainer.default_root_dir '[^']*' cannot be written \(Not a directory\): "
+        r"give a folder, which '[^']*/file' is not$",
     ),
     "accelerator": (["--trainer.accelerator=nope"], "trainer.accelerator='nope': choose auto, gpu, .*cpu"),
     "no task": ([EVALUATION, "--trainer.callbacks.tasks=[no_such_task]"], "no task is called 'no_such_task'"),
