@@ -139,7 +139,7 @@ class Watch:
     def __init__(self, path: Path, temporary: Path) -> None:
         self._path, self._temporary = path, temporary
         self._process = psutil.Process()
-        self._stop = threading.Event()
+        self._stop, self._error = threading.Event(), None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.started = time.monotonic()
         self.rounds = 0
@@ -152,14 +152,26 @@ class Watch:
         self._stop.set()
         self._thread.join()
 
+    def require_going_on(self) -> None:
+        """End the soak if nobody looks any more."""
+        if not self._thread.is_alive():
+            sys.exit(f"the thread that looks has ended: {self._error!r}")
+
     @property
     def hours(self) -> float:
         return (time.monotonic() - self.started) / 3600
 
     def _run(self) -> None:
+        try:
+            self._look_again_and_again()
+        except Exception as error:  # whose traceback a command's redirected output would swallow
+            self._error = error
+
+    def _look_again_and_again(self) -> None:
         with self._path.open("a") as file:
             while not self._stop.wait(LOOK_SECONDS):
-                with contextlib.suppress(OSError):  # a folder that is removed in the midst of being counted
+                # A folder that is removed, or a process that ends, in the midst of being counted.
+                with contextlib.suppress(OSError, psutil.Error):
                     file.write(json.dumps({"hours": self.hours, "rounds": self.rounds} | self._look()) + "\n")
                     file.flush()
 
@@ -203,6 +215,7 @@ def soak(minutes: float, steps: int, output_dir: Path) -> None:
                 first = weights if first is None else first
                 require_equal(first, weights, f"round {watch.rounds} ended with other weights than the first")
                 watch.rounds += 1
+                watch.require_going_on()
                 report(output_dir)
         tempfile.tempdir = None
 

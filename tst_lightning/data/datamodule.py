@@ -184,7 +184,7 @@ class TokenDataModule(PlannedDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the Trainer's current step to ``max_steps``."""
-        self._check_fit()
+        self.check_fit()
         plan, tokens = self._train_plan, [corpus.manifest.train.tokens for corpus in self.corpora]
         for line in report(plan, self._names, tokens, self.trainer.max_steps, self.epochs):
             rank_zero_info(line)
@@ -196,7 +196,7 @@ class TokenDataModule(PlannedDataModule):
     def val_dataloader(self) -> DataLoader:
         """The validation windows of this rank. Read in this process: there are few, and it takes milliseconds."""
         if self.trainer.state.fn == "fit":  # the sanity check validates before the training loader is asked for
-            self._check_fit()
+            self.check_fit()
         splits = {corpus.data_dir: corpus.manifest.validation.shard_tokens for corpus in self.corpora}
         sizes = self._window_counts(), self.sequence_length + 1, self.validation_batch_size
         batches = validation_batches(splits, *sizes, *replicas(self.trainer))

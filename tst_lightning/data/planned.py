@@ -23,7 +23,7 @@ class PlannedDataModule(lightning.LightningDataModule):
     """A data module whose batches are those of a ``reading.plan.Plan``, of which each is known by its step.
 
     A subclass builds the loaders. It sets the attributes below when it is made, and calls ``_begin_fit`` before a fit,
-    ``_check_fit`` before it builds one.
+    ``check_fit`` before it builds one.
     """
 
     sequence_length: int
@@ -50,7 +50,7 @@ class PlannedDataModule(lightning.LightningDataModule):
         self._train_plan: Plan | DecomposedPlan | None = None
         self._train_rows: PlannedRows | None = None
 
-    def _check_fit(self) -> None:
+    def check_fit(self) -> None:
         """Everything that must hold before the first training batch is read; raises ``UserError``."""
         trainer, (world_size, _) = self.trainer, replicas(self.trainer)
         plan = self._train_plan = self.plan_of(trainer.accumulate_grad_batches, world_size)
@@ -113,4 +113,4 @@ class PlannedDataModule(lightning.LightningDataModule):
         """
         self._loaded_state = state_dict
         if self._train_plan is not None:
-            self._check_fit()
+            self.check_fit()

@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tst_lightning.errors import UserError
 from tst_lightning.modeling.checksums import require_intact_file
+from tst_lightning.modeling.other_checkpoints import remedy
 from tst_lightning.modeling.publishing import together
 from tst_lightning.modeling.sharded_checkpoint import WEIGHTS, require_intact
 
@@ -41,7 +42,7 @@ class CheckedResuming(Callback):
             except Exception as error:  # whatever it is, the others wait for this process
                 raise OSError(
                     f"the checkpoint '{path}' cannot be compared with its checksums ({type(error).__name__}: {error}): "
-                    "give an earlier checkpoint of the run, or an intact copy of this one"
+                    f"{remedy(path)}"
                 ) from error
 
         try:
@@ -49,7 +50,4 @@ class CheckedResuming(Callback):
         except OSError as failure:
             if failure.errno is None:
                 raise UserError(str(failure)) from failure
-            raise UserError(
-                f"the checkpoint '{path}' cannot be read ({failure.strerror}): give an earlier checkpoint of the run, "
-                "or a copy of this one on another disk"
-            ) from failure
+            raise UserError(f"the checkpoint '{path}' cannot be read ({failure.strerror}): {remedy(path)}") from failure

@@ -3,13 +3,11 @@
 ``torch.save`` writes zip archives with a CRC-32 of each record, a tensor's bytes or the pickle around them, and
 ``torch.load`` does not compare them: a flipped byte becomes another weight without a word. A single-file checkpoint is
 one such archive, a shard file (``.distcp``) one for each tensor in it. So nothing is added to them here, and those that
-older releases wrote are compared too. A sharded checkpoint's table of contents is no archive; its SHA-256 lies beside
-it in ``SHA256SUMS``, as ``sha256sum -c`` reads it.
+older releases wrote are compared too. A sharded checkpoint's table of contents is no archive: see ``layout_sum``.
 
 What is not detected changes nothing that is read: padding, dates and the like in an archive's directory.
 """
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tst_lightning.errors import UserError
+from tst_lightning.modeling.other_checkpoints import remedy
 
-SUMS_FILE = "SHA256SUMS"
 _PIECE_BYTES = 1 << 20
 _Part = TypeVar("_Part")
 
@@ -73,8 +71,6 @@ def require_intact_archives(
 
 def damaged(path: str | Path, reason: str) -> UserError:
     """What to raise for a checkpoint that is not what was written; names the others of its folder."""
-    from tst_lightning.modeling.other_checkpoints import remedy
-
     return UserError(f"the checkpoint '{path}' is damaged ({reason}; its checksum differs): {remedy(path)}")
 
 
@@ -129,25 +125,3 @@ class _Window:
         content = self._file.read(left if count is None or count < 0 else min(count, left))
         self._position += len(content)
         return content
-
-
-def write_sum(file: Path) -> Path:
-    """Write ``SHA256SUMS`` beside ``file``, of it alone, and return its path; raises ``OSError``."""
-    sums = file.with_name(SUMS_FILE)
-    sums.write_text(_sum_line(file))
-    return sums
-
-
-def same_sum(file: Path) -> bool:
-    """Whether ``file`` is as ``SHA256SUMS`` beside it says; True if there is none, as of older releases."""
-    try:
-        lines = (file.parent / SUMS_FILE).read_text().splitlines()
-    except FileNotFoundError:
-        return True
-    except ValueError:  # no text
-        return False
-    return _sum_line(file).strip() in lines
-
-
-def _sum_line(file: Path) -> str:
-    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"

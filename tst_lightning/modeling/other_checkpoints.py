@@ -3,6 +3,8 @@
 import zipfile
 from pathlib import Path
 
+from tst_lightning.modeling.layout_sum import LAYOUT_FILE, RUN_FILE, same_sum
+
 _LISTED = 3
 """Checkpoints that a message names."""
 
@@ -47,9 +49,6 @@ def _ends_as_it_should(path: Path) -> bool:
     """``torch.save`` and each shard end with a zip archive's table of contents."""
     if path.is_file():
         return zipfile.is_zipfile(path)
-
-    from tst_lightning.modeling.checksums import same_sum
-    from tst_lightning.modeling.sharded_checkpoint import LAYOUT_FILE, RUN_FILE
 
     shards = list(path.glob("*.distcp"))
     layout = path / LAYOUT_FILE

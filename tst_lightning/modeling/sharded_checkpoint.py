@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_lightning.errors import UserError
-from tst_lightning.modeling.checksums import Archive, damaged, require_intact_archives, same_sum, write_sum
+from tst_lightning.modeling.checksums import Archive, damaged, require_intact_archives
+from tst_lightning.modeling.layout_sum import LAYOUT_FILE, RUN_FILE, same_sum, write_sum
 
-LAYOUT_FILE = ".metadata"
-RUN_FILE = "meta.pt"
 WEIGHTS = "state_dict."
 """What the names of a folder's entries begin with that are weights; the others are the optimizer's state."""
 _LAYOUT_CLASSES = {

@@ -132,7 +132,7 @@ def _require_resumable(plan: FitPlan, corpus: Prepared, module: CausalLMModule) 
             **vars(data.trainer), global_step=state.get("step", 0), max_steps=plan.max_steps, lightning_module=module
         )
         data.load_state_dict(state)
-        data._check_fit()
+        data.check_fit()
 
 
 def _unchecked_of_checkpoint(plan: FitPlan, corpus: Prepared) -> Iterator[str]:
