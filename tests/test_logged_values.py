@@ -4,18 +4,29 @@ import math
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
-from runs import ROWS, SEQUENCE_LENGTH, tiny_data, tiny_module, tiny_trainer
+from runs import ROWS, SEQUENCE_LENGTH, tiny_data, tiny_llama, tiny_module, tiny_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
 from callbacks import SuperpositionCallback
 from tst_lightning.accounting import flops_per_position
+from tst_lightning.module import CausalLMModule
+
+
+class Remembering(CausalLMModule):
+    """Keeps the loss of each micro-batch."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.micro_losses.append(loss.item())
+        return loss
 
 
 @pytest.fixture
 def logged(prepared_dir, tmp_path):
     """Scalars of a run with both phases under accumulation: {tag: {step: value}}, and its module."""
-    module = tiny_module()
+    module = Remembering(config=tiny_llama())
+    module.micro_losses = []
     trainer = tiny_trainer(
         tmp_path,
         max_steps=6,
@@ -42,6 +53,14 @@ def test_logs_count_what_was_read_and_paid_for(logged):
         assert scalars["progress/bag_size"][step] == (4 if step <= 2 else 1)
         assert scalars["progress/superposed"][step] == (1 if step <= 2 else 0)
     assert sorted(scalars["train/learning_rate"]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_training_loss_is_that_of_the_whole_step(logged):
+    """As Lightning counts the steps of what a module logs: from 0 on."""
+    scalars, module = logged
+    assert len(module.micro_losses) == 12
+    means = {step: sum(module.micro_losses[2 * step : 2 * step + 2]) / 2 for step in range(6)}
+    assert scalars["train/loss"] == pytest.approx(means, rel=1e-6)
 
 
 def test_validation_is_next_token_in_both_phases(logged):

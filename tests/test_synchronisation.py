@@ -3,11 +3,13 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from runs import tiny_data, tiny_llama, tiny_module, tiny_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks import SuperpositionCallback
 from tst_lightning.module import CausalLMModule
+from tst_lightning.step_losses import StepLosses
 
 
 class NoQuestions(TorchDispatchMode):
@@ -47,6 +49,17 @@ def test_a_training_step_does_not_wait_for_the_device(recomputed, prepared_dir, 
     trainer = tiny_trainer(tmp_path, 4, [SuperpositionCallback(bag_size=2, recovery_step=2), watch])
     trainer.fit(tiny_module(activation_checkpointing=recomputed), datamodule=tiny_data(prepared_dir))
     assert watch.watched == 4
+
+
+def test_the_losses_of_a_step_are_averaged_without_waiting():
+    losses = StepLosses()
+    with NoQuestions():
+        for micro in range(3):
+            losses.add({"train/loss": torch.tensor(2.0 + micro), "train/router_loss": torch.tensor(0.5)})
+        means = losses.take(SingleDeviceStrategy())
+    assert means == {"train/loss": 3.0, "train/router_loss": 0.5}
+    losses.add({"train/loss": torch.tensor(7.0)})
+    assert losses.take(SingleDeviceStrategy()) == {"train/loss": 7.0}
 
 
 @pytest.mark.usefixtures("_nothing_is_packed")

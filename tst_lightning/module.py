@@ -34,16 +34,17 @@ from tst_lightning.modeling.tensor_parallel import whole_weight
 from tst_lightning.optimizers import identity, papers_adamw, parameter_groups, require_same_optimizers, saved_identities
 from tst_lightning.progress import progress_after
 from tst_lightning.rate_of_run import RateOfRun
+from tst_lightning.step_losses import StepLosses
 
 
 class CausalLMModule(L.LightningModule):
     """Trains a causal language model; next-token training unless a callback changes ``loss`` and the data.
 
     Logs ``train/loss`` (of the main head alone, so that it compares between runs with and without auxiliary losses),
-    ``train/multi_token_loss`` and ``train/router_loss`` (what is added to it, weight included), ``train/learning_rate``
-    and ``progress/*`` every ``log_every_n_steps`` optimizer steps without synchronising the device for them, and at
-    each validation ``val/loss`` (next token of the main head, always, in nats), ``val/perplexity`` and
-    ``val/bits_per_byte``.
+    ``train/multi_token_loss`` and ``train/router_loss`` (what is added to it, weight included), all three means over
+    the whole step of all processes, ``train/learning_rate`` and ``progress/*`` every ``log_every_n_steps`` optimizer
+    steps without synchronising the device for them, and at each validation ``val/loss`` (next token of the main head,
+    always, in nats), ``val/perplexity`` and ``val/bits_per_byte``.
 
     Args:
         config: a Hugging Face configuration, such as ``class_path: transformers.LlamaConfig``; the model starts
@@ -100,6 +101,7 @@ class CausalLMModule(L.LightningModule):
         self._compiled_layers: CompiledLayers | None = None
         self.model: nn.Module | None = None
         self._isolates_documents = False  # known in ``setup``
+        self._step_losses = StepLosses()  # of the step that is under way
         self._flops: dict[int, int] = {}  # of a position, by the length of its row
         self._is_restored = False  # whether a fit goes on from a checkpoint
         self._saved_optimizers: list[dict[str, Any]] = []  # of that checkpoint
@@ -109,7 +111,7 @@ class CausalLMModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained, such as data that the model cannot read, before anything is built."""
         require_buildable(self, stage)
-        self._is_restored, self._saved_optimizers = False, []
+        self._is_restored, self._saved_optimizers, self._step_losses = False, [], StepLosses()
         self._isolates_documents = stage == "fit" and getattr(self.trainer.datamodule, "isolate_documents", False)
 
     def configure_model(self) -> None:
@@ -197,12 +199,13 @@ class CausalLMModule(L.LightningModule):
         optional = (batch.get(name) for name in ("position_ids", "target_weights"))
         with self._compiled_layers.training() if self._compiled_layers else nullcontext():
             loss, auxiliary = self(inputs, batch.get("targets", following), self.loss, *optional)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}_loss": value.detach() for name, value in auxiliary.items()})
+        self._step_losses.add({"train/loss": loss} | {f"train/{name}_loss": value for name, value in auxiliary.items()})
         return sum(auxiliary.values(), loss)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log where the run is: plain numbers, known without asking the device."""
+        """Log the step's losses, and where the run is: plain numbers, known without asking the device."""
+        for name, value in self._step_losses.take(self.trainer.strategy).items():
+            self.log(name, value, prog_bar=name == "train/loss")
         step = self.trainer.global_step
         if (step + 1) % self.trainer.log_every_n_steps == 0:
             rate = {"train/learning_rate": optimizer.param_groups[0]["lr"]}

@@ -149,6 +149,13 @@ class Run:
         return [sum(batch["loss"] for batch in same) / len(same) for same in batches]
 
     @property
+    def logged(self):
+        """``train/loss`` after each micro-batch, which all processes agree on."""
+        ranks = [[batch["logged"] for batch in rank["batches"]] for rank in self.ranks]
+        assert all(rank == ranks[0] for rank in ranks)
+        return ranks[0]
+
+    @property
     def validation(self):
         """Validation loss by step, which all processes agree on."""
         assert all(rank["validation"] == self.ranks[0]["validation"] for rank in self.ranks)
@@ -205,12 +212,13 @@ def assert_no_token_twice(spans):
 
 
 def assert_trains_what_one_does(run, one):
-    """Losses, weights and moments of each step are those of one process but for rounding, and validation losses.
+    """Losses, weights and moments of each step are those of one process but for rounding; what is logged, too.
 
     Moments because AdamW does not notice gradients that are all too large by the same factor.
     """
     assert_replicas_are_alike(run)
     torch.testing.assert_close(run.losses, one.losses, rtol=2e-5, atol=0)
+    torch.testing.assert_close(run.logged, one.logged, rtol=2e-5, atol=0)
     assert run.validation.keys() == one.validation.keys() != set()
     for step, loss in one.validation.items():
         assert abs(run.validation[step] - loss) <= 2e-5 * loss

@@ -14,9 +14,9 @@ from tst_lightning.data.reading.shards import Shards
 class Recorder(Callback):
     """Writes ``rank=N.json``: the micro-batches, and the validation loss by step.
 
-    Of a micro-batch: its optimizer step, number and loss; ``spans``, shard, first token and number of tokens, as they
-    were asked of the files for it; ``rows``, a digest of each row that the model got. ``replicated`` parameters are to
-    be the same in processes with the same ``shard``.
+    Of a micro-batch: its optimizer step, number and loss, and the loss ``logged`` last; ``spans``, shard, first token
+    and number of tokens, as they were asked of the files for it; ``rows``, a digest of each row that the model got.
+    ``replicated`` parameters are to be the same in processes with the same ``shard``.
     """
 
     def __init__(self, folder: str) -> None:
@@ -42,6 +42,7 @@ class Recorder(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         # Lightning gives the loss back undivided by accumulate_grad_batches.
         self.batches[-1]["loss"] = float(outputs["loss"])
+        self.batches[-1]["logged"] = float(trainer.callback_metrics.get("train/loss", 0.0))
 
     def on_validation_end(self, trainer, pl_module):
         self.validation[trainer.global_step] = float(trainer.callback_metrics["val/loss"])
