@@ -94,6 +94,15 @@ TRAINER = {
     "devices as text": fit("devices", "all", more=("--trainer.devices=all",)),
     "accelerator": fit("nope", "cpu", more=("--trainer.accelerator=nope",)),
     "no GPU": fit("cuda|gpu|CUDA|GPU", more=("--trainer.accelerator=cuda",)),
+    "strategy by its class": fit(
+        r"trainer.strategy.class_path lightning\.x\.DDPStrategy", more=("--trainer.strategy=lightning.x.DDPStrategy",)
+    ),
+    "fsdp": fit("FSDPStrategy is not supported", "vector", "use ddp", more=("--trainer.strategy=fsdp",)),
+    "deepspeed": fit("DeepSpeedStrategy is not supported", more=("--trainer.strategy=deepspeed_stage_3",)),
+    "strategy fsdp by its class": fit(
+        "FSDPStrategy is not supported",
+        more=("--trainer.strategy.class_path=lightning.pytorch.strategies.FSDPStrategy",),
+    ),
     "strategy": fit("nope", more=("--trainer.strategy=nope",)),
     "precision": fit("precision", "12", "one of 64, 32, 16, ", "bf16-mixed", more=("--trainer.precision=12",)),
     "misspelt precision": fit(

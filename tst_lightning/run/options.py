@@ -118,10 +118,18 @@ def _trainer_problems(trainer: Any) -> Iterator[str]:
 def _strategy_problems(strategy: Any) -> Iterator[str]:
     from lightning.pytorch.strategies import StrategyRegistry
 
-    from tst_lightning.modeling.strategies import REMEDY
+    from tst_lightning.modeling.strategies import REFUSED, REMEDY
 
-    if isinstance(strategy, str) and strategy not in ("auto", *StrategyRegistry.available_strategies()):
-        yield f"trainer.strategy={strategy}: there is no such strategy; leave it auto for one device, or {REMEDY}"
+    is_name = isinstance(strategy, str)
+    if is_name and strategy not in ("auto", *StrategyRegistry.available_strategies()):
+        advice = f"there is no such strategy; leave it auto for one device, or {REMEDY}"
+        if "." in strategy:
+            advice = f"a class is given by its class_path, on the command line --trainer.strategy.class_path {strategy}"
+        yield f"trainer.strategy={strategy}: {advice}"
+    elif strategy != "auto":
+        kind = StrategyRegistry[strategy]["strategy"].__name__ if is_name else strategy.class_path.rpartition(".")[2]
+        if kind in REFUSED:
+            yield f"trainer.strategy: {kind} is not supported ({REFUSED[kind]}): {REMEDY}"
 
 
 def require_devices(trainer: Any) -> None:

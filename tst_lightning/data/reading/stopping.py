@@ -14,3 +14,6 @@ def end_waiting_processes(trainer: Any) -> None:
     if getattr(launcher, "procs", None) and hasattr(launcher, "kill"):
         # Not SIGTERM: a process in a collective operation does not come to handle it.
         launcher.kill(signal.SIGKILL)
+        # The observer looks at this very list. It would take them for failed by themselves and end this process too,
+        # with SIGKILL, if it takes a while to end by its own error.
+        launcher.procs.clear()
