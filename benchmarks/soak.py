@@ -236,7 +236,9 @@ def slope(samples: list[Sample], name: str) -> tuple[float, float]:
 def verdict(samples: list[Sample], warm: list[Sample]) -> dict[str, Any]:
     """Numbers of the report, and what they say; ``warm`` are the samples after the warm-up."""
     parts = ("mb_per_hour", "half_width")
-    slopes = {name: dict(zip(parts, slope(warm, name), strict=True)) for name in ("process_mb", "with_children_mb")}
+    # Between two commands there is no child: how often a look falls there says nothing of memory.
+    looks = {"process_mb": warm, "with_children_mb": [sample for sample in warm if sample["children"]]}
+    slopes = {name: dict(zip(parts, slope(those, name), strict=True)) for name, those in looks.items()}
     quarter = max(1, len(warm) // 4)
     medians = {
         name: [statistics.median(sample[name] for sample in part) for part in (warm[:quarter], warm[-quarter:])]
@@ -268,7 +270,10 @@ def report(output_dir: Path) -> bool:
         f"the same weights; {len(samples)} looks, at most {_longest_gap(samples):.0f} s apart, those of the first "
         f"{60 * warm_up:.0f} minutes as warm-up"
     ]
-    for name, meaning in (("process_mb", "memory of the process"), ("with_children_mb", "with its children")):
+    for name, meaning in (
+        ("process_mb", "memory of the process"),
+        ("with_children_mb", "with its children, while there are some"),
+    ):
         values = numbers["slopes"][name]
         first, last = (numbers[end][name] for end in ("first", "last"))
         texts.append(
