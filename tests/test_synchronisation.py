@@ -60,6 +60,7 @@ def test_the_losses_of_a_step_are_averaged_without_waiting():
     assert means == {"train/loss": 3.0, "train/router_loss": 0.5}
     losses.add({"train/loss": torch.tensor(7.0)})
     assert losses.take(SingleDeviceStrategy()) == {"train/loss": 7.0}
+    assert losses.take(SingleDeviceStrategy()) == {}
 
 
 @pytest.mark.usefixtures("_nothing_is_packed")

@@ -22,7 +22,12 @@ class StepLosses:
         self._micro_batches += 1
 
     def take(self, strategy: Strategy) -> dict[str, Tensor]:
-        """The means by name, and begin anew. All processes have to come here: they wait for one another."""
+        """The means by name, and begin anew. All processes have to come here: they wait for one another.
+
+        Empty if nothing was counted, as by a subclass with a training step of its own.
+        """
+        if not self._micro_batches:
+            return {}
         means = strategy.reduce(torch.stack(list(self._sums.values())) / self._micro_batches, reduce_op="mean")
         names, self._sums, self._micro_batches = list(self._sums), {}, 0
         return dict(zip(names, means, strict=True))
