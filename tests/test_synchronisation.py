@@ -3,7 +3,6 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from runs import tiny_data, tiny_llama, tiny_module, tiny_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,11 +55,22 @@ def test_the_losses_of_a_step_are_averaged_without_waiting():
     with NoQuestions():
         for micro in range(3):
             losses.add({"train/loss": torch.tensor(2.0 + micro), "train/router_loss": torch.tensor(0.5)})
-        means = losses.take(SingleDeviceStrategy())
+        means = losses.take(1)
     assert means == {"train/loss": 3.0, "train/router_loss": 0.5}
     losses.add({"train/loss": torch.tensor(7.0)})
-    assert losses.take(SingleDeviceStrategy()) == {"train/loss": 7.0}
-    assert losses.take(SingleDeviceStrategy()) == {}
+    assert losses.take(1) == {"train/loss": 7.0}
+    assert losses.take(1) == {}
+
+
+def test_processes_do_not_stop_to_average_their_losses(monkeypatch):
+    """A collective is queued for the device; a barrier before it, as of Lightning's reductions, is waited for."""
+    monkeypatch.setattr("torch.distributed.barrier", lambda *_, **__: pytest.fail("waits"))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda values: values.add_(5.0 / 2))  # of another process
+    losses = StepLosses()
+    losses.add({"train/loss": torch.tensor(3.0)})
+    with NoQuestions():
+        means = losses.take(2)
+    assert means == {"train/loss": 4.0}
 
 
 @pytest.mark.usefixtures("_nothing_is_packed")

@@ -204,7 +204,7 @@ class CausalLMModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the step's losses, and where the run is: plain numbers, known without asking the device."""
-        for name, value in self._step_losses.take(self.trainer.strategy).items():
+        for name, value in self._step_losses.take(self.trainer.world_size).items():
             self.log(name, value, prog_bar=name == "train/loss")
         step = self.trainer.global_step
         if (step + 1) % self.trainer.log_every_n_steps == 0:

@@ -1,8 +1,7 @@
 """The losses of an optimizer step as they are logged: those that its gradient comes from."""
 
 import torch
-from lightning.pytorch.strategies import Strategy
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 class StepLosses:
@@ -21,13 +20,15 @@ class StepLosses:
             self._sums[name] = self._sums[name] + loss.detach() if self._micro_batches else loss.detach()
         self._micro_batches += 1
 
-    def take(self, strategy: Strategy) -> dict[str, Tensor]:
-        """The means by name, and begin anew. All processes have to come here: they wait for one another.
+    def take(self, processes: int) -> dict[str, Tensor]:
+        """The means by name, and begin anew. All ``processes`` of the run have to come here.
 
         Empty if nothing was counted, as by a subclass with a training step of its own.
         """
         if not self._micro_batches:
             return {}
-        means = strategy.reduce(torch.stack(list(self._sums.values())) / self._micro_batches, reduce_op="mean")
+        means = torch.stack(list(self._sums.values())) / (self._micro_batches * processes)
+        if processes > 1:
+            distributed.all_reduce(means)  # not the strategy's ``reduce``, whose barrier makes the host wait
         names, self._sums, self._micro_batches = list(self._sums), {}, 0
         return dict(zip(names, means, strict=True))
